@@ -1,0 +1,73 @@
+"""Where things are kept: the user's cache folder and the workspace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """The cache folder (by default the platform's user cache), shared by all workspaces.
+
+    Everything here can be made again; only ``store`` holds something that took hours.
+    """
+
+    root: Path
+
+    @property
+    def downloads(self) -> Path:
+        """Files as they came, under ``sha256/<digest>/<name>``."""
+        return self.root / "downloads"
+
+    @property
+    def git(self) -> Path:
+        """Bare mirrors, one per URL."""
+        return self.root / "git"
+
+    @property
+    def surveys(self) -> Path:
+        """The small files of a release that a plan reads, one folder per source identity."""
+        return self.root / "surveys"
+
+    @property
+    def memo(self) -> Path:
+        """Answers that cost a network call or a process, as small JSON files."""
+        return self.root / "memo"
+
+    @property
+    def environments(self) -> Path:
+        """Build environments, one per interpreter and lock."""
+        return self.root / "environments"
+
+    @property
+    def ccache(self) -> Path:
+        return self.root / "ccache"
+
+    @property
+    def sccache(self) -> Path:
+        return self.root / "sccache"
+
+    @property
+    def store(self) -> Path:
+        """Finished wheels under the digest of their plan."""
+        return self.root / "store"
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """The folder of one project's builds (by default ``./build``): trees, logs, output."""
+
+    root: Path
+
+    def tree(self, digest: str) -> Path:
+        """The patched tree of a plan. Stable, so that caches hit and a broken-off build goes on."""
+        return self.root / "trees" / digest[:16]
+
+    def log(self, digest: str) -> Path:
+        return self.root / "logs" / f"{digest[:16]}.log"
+
+    @property
+    def out(self) -> Path:
+        """Where wheels are handed over unless ``--out`` says otherwise."""
+        return self.root / "wheels"

@@ -1,0 +1,96 @@
+"""Files: atomic writes, hashes, and errors that name their cure."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vllm_builder.errors import from_os_error
+
+_CHUNK = 1 << 20
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's content as 64 hexadecimal characters."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def os_errors(doing: str) -> Iterator[None]:
+    """Turn any OSError inside into a :class:`~vllm_builder.errors.BuilderError` that says what was done.
+
+    Raises:
+        NoSpace, NotWritable, BuilderError
+    """
+    try:
+        yield
+    except OSError as error:
+        raise from_os_error(error, doing) from error
+
+
+def make_dir(path: Path) -> Path:
+    """``mkdir -p`` that fails with a clear error."""
+    with os_errors(f"creating the folder {path}"):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write a whole file or nothing: a temporary file in the same folder, fsync, rename.
+
+    The mode is that of the file it replaces, or 0o666 less the umask for a new one.
+    """
+    raw = data.encode() if isinstance(data, str) else data
+    make_dir(path.parent)
+    with os_errors(f"writing {path}"):
+        fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(raw)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(path.stat().st_mode & 0o7777 if path.exists() else 0o666 & ~_umask())
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def copy_atomic(source: Path, dest: Path) -> None:
+    """Copy a file's bytes so that ``dest`` is never seen half-written."""
+    make_dir(dest.parent)
+    with os_errors(f"writing {dest}"):
+        fd, temporary = tempfile.mkstemp(prefix=f".{dest.name}.", dir=dest.parent)
+        try:
+            with source.open("rb") as reader, os.fdopen(fd, "wb") as writer:
+                shutil.copyfileobj(reader, writer, _CHUNK)
+                writer.flush()
+                os.fsync(writer.fileno())
+            Path(temporary).chmod(0o666 & ~_umask())
+            Path(temporary).replace(dest)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder; first rename it, so that a half-removed one is never taken for a whole one."""
+    if not path.exists():
+        return
+    with os_errors(f"removing {path}"):
+        doomed = path.with_name(f".{path.name}.removing-{os.getpid()}")
+        path.rename(doomed)
+        shutil.rmtree(doomed)
+
+
+def _umask() -> int:
+    # There is no call that only reads the umask.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,66 @@
+"""What the compile stage takes and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from vllm_builder.model import Free, Model
+
+Device = Literal["cuda", "cpu", "empty"]
+CompilerCache = Literal["ccache", "sccache", "off"]
+
+
+class Compiler(Model):
+    """A compiler as it was found. ``target`` is its triplet, ``x86_64-linux-gnu``."""
+
+    language: Literal["C", "CXX", "CUDA"]
+    id: str
+    """CMake's compiler id: ``GNU``, ``Clang``, ``NVIDIA``."""
+    version: str
+    target: str
+    path: Free[str]
+
+
+class CompileSpec(Model):
+    """Everything that the release's setup.py has to be told."""
+
+    device: Device
+    archs: tuple[str, ...] = ()
+    """As TORCH_CUDA_ARCH_LIST spells them, sorted: ``("10.0", "12.0a")``."""
+    build_type: str = "Release"
+    version: str
+    """The version that the wheel must carry: ``0.9.2+cpu``."""
+    scm_version: Free[str]
+    """What SETUPTOOLS_SCM_PRETEND_VERSION must be so that setup.py arrives at ``version``."""
+    limited_api: str | None = None
+    """``cp38`` for one abi3 wheel that serves every Python; None for a wheel of one Python or none."""
+    compilers: tuple[Compiler, ...] = ()
+    variables: Mapping[str, str] = {}
+    """Environment variables that change the output (VLLM_*, CXXFLAGS, ...)."""
+    cuda_home: Free[str | None] = None
+    jobs: Free[int] = 1
+    """Compilers at once."""
+    nvcc_threads: Free[int] = 1
+    compiler_cache: Free[CompilerCache] = "off"
+    compiler_cache_dir: Free[str] = ""
+
+
+class CompileResult(Model):
+    """``seconds`` is wall time; ``units`` counts ninja's edges; ``cache`` the compiler cache's answers."""
+
+    wheel: Path
+    log: Path
+    seconds: float
+    units: int
+    resumed_from: int = 0
+    """Edges that an earlier, broken-off build had finished."""
+    cache: Mapping[str, int] = {}
+    """``hits``, ``misses``, ``uncacheable`` of this build alone; empty without a compiler cache."""
+    peak_memory: int = 0
+    """Largest sum of resident memory of all compilers at once, in bytes, as sampled."""
+    left_out: tuple[str, ...] = ()
+    """Optional parts that setup.py did not build, each with its reason."""
+    tools: Mapping[str, str] = {}
+    """Versions of cmake, ninja, the compiler cache."""
