@@ -39,7 +39,7 @@ class EnvironmentSpec(Model):
     lock: Free[tuple[str, ...]]
     """Exact requirements, ``name==version``, one per package, sorted."""
     overlay: Free[tuple[str, ...]] = ()
-    """Folders of the person's own environment that are added behind the isolated one (``--torch existing``)."""
+    """Folders of the person's own environment, put behind the isolated one (``--torch existing``)."""
     indexes: Free[Indexes]
     torch_backend: Free[str] = ""
     """``cu129``, ``cpu``: the PyTorch index that uv is told to use for torch alone."""
