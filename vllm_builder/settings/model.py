@@ -1,0 +1,87 @@
+"""The one settings model.
+
+The description of each field is its help text on the command line and in the documentation.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from vllm_builder.model import Model
+
+Device = Literal["cuda", "cpu", "empty"]
+CacheChoice = Literal["auto", "ccache", "sccache", "off"]
+
+
+def _jobs(value: object) -> object:
+    if isinstance(value, str) and value.strip().lower() != "auto":
+        return int(value)
+    return value
+
+
+Jobs = Annotated[Literal["auto"] | Annotated[int, Field(ge=1)], BeforeValidator(_jobs)]
+
+
+class Settings(Model):
+    """Everything that can be chosen. Every field but ``version`` has a default."""
+
+    version: str = Field(
+        "latest",
+        description="Release to build: v0.9.2, 0.9.0.1, 0.6.4.post1, latest; with git any tag, branch or commit",
+    )
+    device: Device | None = Field(
+        None, description="What to build for; without it an --arch means cuda, else the machine decides"
+    )
+    arch: tuple[str, ...] = Field(
+        (), description="GPU architecture: sm_100, 10.0, 100, sm_90a, native (may be repeated)"
+    )
+    recipe: str | None = Field(
+        None, description="Recipe by name or file; 'none' for none (default: the one named as the device)"
+    )
+    torch: str = Field(
+        "auto",
+        description="existing: the one in --python's environment; auto: that, else the release's pin, else the "
+        "newest that fits; or a version",
+    )
+    torch_index: str | None = Field(
+        None, description="Index for torch alone: a URL, or cu129, cpu, ... for PyTorch's own"
+    )
+    python: str | None = Field(
+        None, description="Interpreter to build with and for: a path or X.Y (default: the active environment's)"
+    )
+    source: str = Field(
+        "auto", description="git, pypi, auto (git, else the sdist), or the PATH of a tree or archive"
+    )
+    git_url: str = Field(
+        "https://github.com/vllm-project/vllm.git", description="Repository to clone, a URL or a local mirror"
+    )
+    jobs: Jobs = Field("auto", description="Compilers at once, or auto (cores and memory decide)")
+    nvcc_threads: int = Field(1, ge=1, description="Threads of each nvcc")
+    build_type: Literal["Release", "RelWithDebInfo", "MinSizeRel", "Debug"] = Field(
+        "Release", description="CMake build type"
+    )
+    compiler_cache: CacheChoice = Field("auto", description="Compiler cache (auto: ccache)")
+    patches: tuple[Path, ...] = Field(
+        (), description="Folder of further patch sets; one of a shipped set's name replaces it (may be repeated)"
+    )
+    with_patch: tuple[str, ...] = Field((), description="Also apply this opt-in patch set (may be repeated)")
+    without_patch: tuple[str, ...] = Field((), description="Leave this patch set out (may be repeated)")
+    parameters: dict[str, str] = Field({}, description="Values that patch sets ask for, as NAME=VALUE")
+    variables: dict[str, str] = Field(
+        {}, description="Environment variables for the release's setup.py, as NAME=VALUE"
+    )
+    workspace: Path = Field(Path("build"), description="Folder of trees, logs and output")
+    out: Path | None = Field(None, description="Where the wheel is put (default: WORKSPACE/wheels)")
+    cache_dir: Path | None = Field(
+        None, description="Folder of downloads, environments, compiler cache and store (default: the user cache)"
+    )
+    offline: bool = Field(False, description="Touch no network; name everything that is missing")
+    refresh: bool = Field(False, description="Ask the network again where an answer is remembered")
+    force: bool = Field(False, description="Build even when the wheel is in the store")
+
+
+HELD_BY_FILES = frozenset(Settings.model_fields) - {"version", "recipe", "force", "refresh"}
+"""Fields that recipes and settings files may set (a settings file may also set ``recipe``)."""
