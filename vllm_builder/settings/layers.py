@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from vllm_builder.errors import SettingsError, did_you_mean
 from vllm_builder.settings.model import Settings
-from vllm_builder.settings.recipe import Choices, load_recipe, read_settings_file
+from vllm_builder.settings.recipe import Choices, available, load_recipe, read_settings_file
 
 PREFIX = "VLLM_BUILDER_"
 SETTINGS_FILE = "vllm-builder.toml"
@@ -171,12 +171,20 @@ def gather(
         path = (cwd or Path.cwd()) / SETTINGS_FILE
     layers = Layers(given, environment, file=read_settings_file(path) if path else None)
 
-    named = layers.resolve().settings
-    if named.recipe not in (None, "none"):
-        layers.recipe_name = named.recipe
-    elif named.recipe is None and named.device in ("cpu", "empty"):
-        # A device's own recipe is what most people mean by the device; "none" switches it off.
-        layers.recipe_name = named.device
-    if layers.recipe_name:
-        layers.recipe = load_recipe(layers.recipe_name)
+    named = layers.resolve().settings.recipe
+    if named not in (None, "none"):
+        layers.recipe_name = named
+        layers.recipe = load_recipe(named)
     return layers
+
+
+def add_device_recipe(layers: Layers, device: str) -> bool:
+    """Without a recipe (and without ``none``), the recipe named as the device applies, where there is one.
+
+    It is what most people mean by the device: ``cpu`` is the portable variant.
+    """
+    if layers.recipe is not None or layers.resolve().settings.recipe == "none" or device not in available():
+        return False
+    layers.recipe_name = device
+    layers.recipe = load_recipe(device)
+    return True

@@ -1,0 +1,107 @@
+"""Installing a locked environment. The person's own environment is never written to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from filelock import FileLock
+
+from vllm_builder.errors import InstallError, OfflineMissing
+from vllm_builder.events import Emit, Note, ignore
+from vllm_builder.fs import make_dir, os_errors, remove_tree, write_atomic
+from vllm_builder.model import digest
+from vllm_builder.stages.environment.model import Environment, EnvironmentSpec
+
+_READY = "vllm-builder-ready.json"
+_OVERLAY = "_vllm_builder_overlay.pth"
+
+
+def environment_key(spec: EnvironmentSpec) -> str:
+    """Environments of the same interpreter and lock are shared between plans."""
+    return digest([spec.python.path, spec.python.version, list(spec.lock), list(spec.overlay), spec.torch_backend])[:16]
+
+
+def prepare(
+    spec: EnvironmentSpec,
+    folder: Path,
+    *,
+    environ: Mapping[str, str],
+    offline: bool = False,
+    emit: Emit = ignore,
+) -> Environment:
+    """Make (or reuse) the environment below ``folder``.
+
+    A person's own torch is laid *behind* the isolated environment by a .pth file: found when it is imported,
+    never changed.
+
+    Raises:
+        InstallError, OfflineMissing, NoSpace, NotWritable
+    """
+    root = make_dir(folder) / environment_key(spec)
+    with os_errors(f"locking {root}"), FileLock(f"{root}.lock"):
+        ready = root / _READY
+        if ready.is_file() and (root / "bin" / "python").exists():
+            packages = json.loads(ready.read_text())
+            emit(Note(stage="environment", message=f"Reusing {root.name} ({len(packages)} packages)", level="debug"))
+            return Environment(python=root / "bin" / "python", bin=root / "bin", packages=packages)
+        remove_tree(root)
+        packages = _install(spec, root, environ, offline, emit)
+        write_atomic(ready, json.dumps(packages, indent=1, sort_keys=True))
+    return Environment(python=root / "bin" / "python", bin=root / "bin", packages=packages)
+
+
+def _install(
+    spec: EnvironmentSpec, root: Path, environ: Mapping[str, str], offline: bool, emit: Emit
+) -> dict[str, str]:
+    from vllm_builder.stages.environment.uv import run_uv
+
+    made = run_uv(["venv", "--no-project", "--python", spec.python.path, str(root)], environ=environ, offline=True)
+    if made.returncode:
+        raise InstallError(
+            f"Cannot create the environment {root}.",
+            why=f"uv venv ended with {made.returncode}.",
+            next="See below; free space and permissions are the usual reasons.",
+            details=made.stderr.splitlines()[-15:],
+        )
+    python = root / "bin" / "python"
+    emit(Note(stage="environment", message=f"Installing {len(spec.lock)} packages with uv", level="debug"))
+    # --no-deps: the lock is complete, and nothing is decided here that the plan did not decide.
+    command = ["pip", "install", "--python", str(python), "--no-deps", "-r", "-"]
+    if spec.torch_backend:
+        command += ["--torch-backend", spec.torch_backend]
+    done = run_uv(
+        command, environ=environ, indexes=spec.indexes, offline=offline, stdin="\n".join(spec.lock) + "\n"
+    )
+    if done.returncode:
+        details = [line for line in done.stderr.splitlines() if line.strip()][-25:]
+        if offline:
+            raise OfflineMissing(
+                "The build environment's packages are not all in uv's cache, and --offline forbids to fetch them.",
+                why=f"{len(spec.lock)} packages are needed.",
+                next="Run the same build once with network, or give --find-links to a folder that has them "
+                "(PIP_FIND_LINKS).",
+                details=[*details, *spec.lock],
+            )
+        raise InstallError(
+            "The build environment cannot be installed.",
+            why=f"uv pip install ended with {done.returncode}.",
+            next="See below. If a file vanished from an index, --refresh resolves the versions again.",
+            details=details,
+        )
+    if spec.overlay:
+        site = next((root / "lib").glob("python*/site-packages"))
+        write_atomic(site / _OVERLAY, "".join(f"{p}\n" for p in spec.overlay))
+    return _installed(root)
+
+
+def _installed(root: Path) -> dict[str, str]:
+    from importlib.metadata import distributions
+
+    folders = [str(p) for p in (root / "lib").glob("python*/site-packages")]
+    return {
+        d.metadata["Name"].lower().replace("_", "-"): d.version
+        for d in distributions(path=folders)
+        if d.metadata["Name"]
+    }
