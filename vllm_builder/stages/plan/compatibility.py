@@ -1,0 +1,31 @@
+"""The compatibility table, typed. The facts are in ``compatibility.toml``, not here."""
+
+from __future__ import annotations
+
+import tomllib
+from functools import cache
+
+from pydantic import Field
+
+from vllm_builder.model import Model
+from vllm_builder.resources import COMPATIBILITY
+
+
+class Architecture(Model):
+    """One compute capability: its GPU in words and the nvcc versions that compile for it."""
+
+    gpu: str
+    nvcc: str
+    nvcc_family: str = Field("", alias="nvcc-family")
+    """The specifier for the suffix ``f``, where it differs."""
+
+
+class Compatibility(Model):
+    architectures: dict[str, Architecture]
+
+
+@cache
+def compatibility() -> Compatibility:
+    """Read once per process; sections of other stages are read by them."""
+    table = tomllib.loads(COMPATIBILITY.read_text("utf-8"))
+    return Compatibility(architectures={k: Architecture.model_validate(v) for k, v in table["architecture"].items()})
