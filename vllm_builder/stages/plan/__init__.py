@@ -1,1 +1,32 @@
+"""Stage: decide everything, change nothing.
 
+``make_plan`` gives one value, :class:`~vllm_builder.stages.plan.model.Plan`, whose digest is the cache key.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vllm_builder.stages.plan.explain import Difference, differences
+    from vllm_builder.stages.plan.make import default_cache, make_plan
+    from vllm_builder.stages.plan.model import Decision, Plan
+
+__all__ = ["Decision", "Difference", "Plan", "default_cache", "differences", "make_plan"]
+
+_HOMES = {
+    "Decision": "model",
+    "Plan": "model",
+    "Difference": "explain",
+    "differences": "explain",
+    "default_cache": "make",
+    "make_plan": "make",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(name)
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

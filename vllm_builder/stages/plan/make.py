@@ -1,0 +1,333 @@
+"""Making the plan: everything is resolved here, and nowhere else.
+
+Pure but for the cache: it reads the release, the indexes and the machine, and writes only what it had to
+download or learn.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vllm_builder.cache import Cache
+from vllm_builder.errors import ArchError, ContradictionError
+from vllm_builder.events import Emit, Note, StageFinished, StageStarted, ignore
+from vllm_builder.indexes import Indexes, read_indexes
+from vllm_builder.memo import Memo
+from vllm_builder.resources import shipped
+from vllm_builder.settings.layers import Layers, Resolved, add_device_recipe
+from vllm_builder.settings.model import Device, Settings
+from vllm_builder.stages.compile.model import CompilerCache, CompileSpec
+from vllm_builder.stages.environment.interpreter import find_interpreter, probe, torch_in
+from vllm_builder.stages.environment.lock import locked_version
+from vllm_builder.stages.plan.archs import check_toolkit, parse_archs
+from vllm_builder.stages.plan.model import Decision, Plan, Recipe
+from vllm_builder.stages.plan.release import Release
+from vllm_builder.stages.plan.requires import build_requirements
+from vllm_builder.stages.plan.toolkit import Toolkit, check_torch, find_toolkit
+from vllm_builder.stages.plan.torch import choose_environment
+from vllm_builder.stages.source.model import SourceKind, SourcePin, SourceRequest
+
+CAPTURED = (
+    *("CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "CUDAFLAGS", "CMAKE_ARGS", "CUDAHOSTCXX"),
+    *("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS", "CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH"),
+    *("LIBRARY_PATH", "NUMACTL_DIR", "SOURCE_DATE_EPOCH"),
+)
+"""Variables of compilers and CMake that change what comes out, whatever the release."""
+
+_DECIDED_HERE = frozenset({"VLLM_TARGET_DEVICE", "VLLM_VERSION_OVERRIDE", "MAX_JOBS", "NVCC_THREADS"})
+
+
+def default_cache(settings: Settings) -> Cache:
+    """``--cache-dir``, else the platform's folder for user caches."""
+    if settings.cache_dir is not None:
+        return Cache(settings.cache_dir.expanduser().absolute())
+    from platformdirs import user_cache_path
+
+    return Cache(user_cache_path("vllm-builder"))
+
+
+@dataclass(slots=True)
+class _Maker:
+    """The steps of one planning, in order; each adds to ``decisions``."""
+
+    layers: Layers
+    environ: Mapping[str, str]
+    emit: Emit
+    resolved: Resolved
+    cache: Cache
+    memo: Memo
+    decisions: list[Decision] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def settings(self) -> Settings:
+        return self.resolved.settings
+
+    def say(self, what: str, value: object, origin: str) -> None:
+        self.decisions.append(Decision(what=what, value=str(value), origin=origin))
+
+    def origin(self, name: str) -> str:
+        return self.resolved.origins[name]
+
+    def warn(self, message: str) -> None:
+        self.notes.append(message)
+        self.emit(Note(stage="plan", message=message, level="warning"))
+
+    # -- device -------------------------------------------------------------------------------
+    def device(self) -> Device:
+        settings = self.settings
+        archs_asked = bool(settings.arch) and self.origin("arch") != "TORCH_CUDA_ARCH_LIST"
+        if settings.device is not None:
+            if settings.device != "cuda" and archs_asked:
+                raise ContradictionError(
+                    f"--arch is for CUDA, and the device is {settings.device}.",
+                    why=f"device {settings.device} comes from: {self.origin('device')}; arch "
+                    f"{', '.join(settings.arch)} from: {self.origin('arch')}.",
+                    next="Leave out one of the two.",
+                )
+            self.say("device", settings.device, self.origin("device"))
+            return settings.device
+        if archs_asked:
+            self.say("device", "cuda", f"an architecture was asked for ({self.origin('arch')})")
+            return "cuda"
+        if driver_answers(self.environ):
+            self.say("device", "cuda", "the machine has an NVIDIA driver that answers")
+            return "cuda"
+        self.say("device", "cpu", "neither --device nor --arch, and the machine has no NVIDIA driver")
+        return "cpu"
+
+    # -- source -------------------------------------------------------------------------------
+    def source(self, indexes: Indexes) -> SourcePin:
+        from vllm_builder.stages.source import resolve
+
+        settings = self.settings
+        kind: SourceKind
+        path = None
+        if settings.source in ("auto", "git", "pypi"):
+            kind = settings.source  # type: ignore[assignment]  # narrowed by the test above
+        else:
+            kind, path = "path", Path(settings.source).expanduser().absolute()
+        request = SourceRequest(
+            version=settings.version,
+            kind=kind,
+            path=path,
+            git_url=settings.git_url,
+            indexes=indexes,
+            offline=settings.offline,
+            refresh=settings.refresh,
+        )
+        pin = resolve(request, self.cache, self.emit)
+        self.say("release", pin.release, f"VERSION {settings.version}")
+        self.say("source", f"{pin.kind} {pin.name} ({pin.identity[:19]})", pin.reason)
+        return pin
+
+    # -- CUDA ---------------------------------------------------------------------------------
+    def archs(self) -> tuple[str, ...]:
+        asked = self.settings.arch
+        if not asked:
+            if not driver_answers(self.environ):
+                raise ArchError(
+                    "Which GPU should the wheel be for?",
+                    why="The device is cuda, no --arch was given, and no driver on this machine answers.",
+                    next="Give --arch, e.g. --arch sm_100 for a B200 or --arch sm_90a for an H100.",
+                )
+            asked = ("native",)
+        archs = parse_archs(asked, self.environ)
+        self.say("architectures", ", ".join(archs), self.origin("arch") if self.settings.arch else "the driver")
+        return archs
+
+    def toolkit(self, archs: tuple[str, ...]) -> Toolkit:
+        toolkit = find_toolkit(self.environ, self.memo)
+        self.say("CUDA toolkit", f"{toolkit.version} in {toolkit.home}", toolkit.origin)
+        check_toolkit(archs, toolkit.version, toolkit.home)
+        return toolkit
+
+    # -- jobs and cache -----------------------------------------------------------------------
+    def jobs(self, device: Device) -> int:
+        from vllm_builder.stages.compile.jobs import auto_jobs
+
+        if self.settings.jobs == "auto":
+            jobs, reason = auto_jobs(device, self.environ)
+        else:
+            jobs, reason = self.settings.jobs, self.origin("jobs")
+        self.say("jobs", jobs, reason)
+        return jobs
+
+    def variables(self, release: Release, device: Device) -> dict[str, str]:
+        named = release.build_variables()
+        found = {
+            name: value
+            for name, value in self.environ.items()
+            if value
+            and (name in CAPTURED or (name in named and name.startswith("VLLM_")) or name.endswith("_SRC_DIR"))
+            and name not in _DECIDED_HERE
+            and not name.startswith("VLLM_BUILDER_")
+        }
+        if device == "empty":
+            # Nothing is compiled, so what speaks to compilers changes nothing.
+            found = {k: v for k, v in found.items() if k.startswith("VLLM_")}
+        for name, value in found.items():
+            self.say(f"variable {name}", value, "environment")
+        for name, value in self.settings.variables.items():
+            if name not in found:
+                self.say(f"variable {name}", value, self.origin("variables"))
+        return {**self.settings.variables, **found}
+
+
+def driver_answers(environ: Mapping[str, str]) -> bool:
+    """Whether an NVIDIA driver is loaded (the device file is there, so that no process is needed to know)."""
+    del environ
+    return Path("/dev/nvidiactl").exists()
+
+
+def make_plan(layers: Layers, *, environ: Mapping[str, str] | None = None, emit: Emit = ignore) -> tuple[Plan, Settings]:
+    """Resolve everything into one plan.
+
+    Returns:
+        the plan, and the settings that it was made from (for what is no part of a plan: where to put things).
+
+    Raises:
+        any class of :mod:`vllm_builder.errors` from 1x to 5x.
+    """
+    import time
+
+    started = time.monotonic()
+    emit(StageStarted(stage="plan", title="Plan"))
+    environ = dict(os.environ if environ is None else environ)
+    resolved = layers.resolve()
+    cache = default_cache(resolved.settings)
+    maker = _Maker(layers, environ, emit, resolved, cache, Memo(cache.memo, "plan"))
+    plan = _make(maker)
+    emit(StageFinished(stage="plan", seconds=time.monotonic() - started, summary=_summary(plan)))
+    return plan, maker.settings
+
+
+def _make(maker: _Maker) -> Plan:
+    from vllm_builder.stages.compile.headers import has_header
+    from vllm_builder.stages.compile.toolchain import check_compilers, probe_compilers
+    from vllm_builder.stages.compile.versions import limited_api_for, scm_version_for
+    from vllm_builder.stages.patch import load, select
+    from vllm_builder.stages.source import survey
+
+    environ, memo, layers = maker.environ, maker.memo, maker.layers
+    device = maker.device()
+    if add_device_recipe(layers, device):
+        maker.say("recipe", layers.recipe_name, "the device's own (--recipe none for none)")
+    elif layers.recipe_name:
+        maker.say("recipe", layers.recipe_name, maker.origin("recipe"))
+    maker.resolved = layers.resolve()
+    indexes = read_indexes(environ)
+    pin = maker.source(indexes)
+    # Tables of the recipe that name releases count from here on.
+    maker.resolved = layers.resolve(pin.release)
+    settings = maker.settings
+    folder = survey(pin, maker.cache, maker.emit)
+    release = Release(folder)
+
+    archs: tuple[str, ...] = ()
+    toolkit: Toolkit | None = None
+    if device == "cuda":
+        archs = maker.archs()
+        toolkit = maker.toolkit(archs)
+    interpreter, reason = find_interpreter(
+        settings.python, release.requires_python(), environ=environ, memo=memo, offline=settings.offline
+    )
+    maker.say("Python", f"{interpreter.version} ({interpreter.path})", reason)
+
+    sets = load((shipped("patches"), *(p.expanduser() for p in settings.patches)))
+    switches = {"enable": settings.with_patch, "disable": settings.without_patch, "parameters": settings.parameters}
+    first = select(sets, release=pin.release, device=device, facts={}, **switches)
+    compiler_cache = _compiler_cache(settings.compiler_cache, device)
+    requires = build_requirements(release, first, pin.identity, compiler_cache, environ, memo)
+    environment, torch = choose_environment(
+        settings,
+        device,
+        release,
+        requires,
+        interpreter,
+        indexes,
+        environ=environ,
+        memo=memo,
+        emit=maker.emit,
+    )
+    maker.say("torch", torch.version, torch.origin)
+    if toolkit is not None:
+        check_torch(torch, toolkit)
+
+    compilers = ()
+    facts: dict[str, str | bool] = {"torch": torch.version.split("+")[0]}
+    setuptools = locked_version(environment.lock, "setuptools")
+    if setuptools is not None:
+        facts["setuptools"] = setuptools
+    if device != "empty":
+        compilers = probe_compilers(device, environ, cuda_home=toolkit.home if toolkit else None, memo=memo)
+        check_compilers(compilers, pin.release, device, platform.machine())
+        for compiler in compilers:
+            maker.say(f"{compiler.language} compiler", f"{compiler.id} {compiler.version}", compiler.path)
+    if toolkit is not None:
+        facts["cuda"] = toolkit.version
+    if device == "cpu":
+        header = has_header("numa.h", compilers, environ, library="numa", memo=memo)
+        facts["numa"] = header is not None
+        if header is None:
+            maker.warn("numa.h was not found: NUMA support is switched off (Debian: libnuma-dev; or set NUMACTL_DIR)")
+        maker.say("NUMA", "on" if header else "off", str(header) if header else "numa.h was not found")
+    selection = select(sets, release=pin.release, device=device, facts=facts, **switches)
+    for chosen in selection.sets:
+        maker.say("patch set", chosen.name, f"{len(chosen.operations)} operations")
+
+    local = f"cu{toolkit.version.replace('.', '')}" if toolkit else device
+    limited_api, why = limited_api_for(folder, device)
+    pure = device == "empty" and limited_api is None and not why
+    maker.say("Python ABI", limited_api or ("none" if pure else interpreter.tag), why or "no compiled extension")
+    maker.say("build type", settings.build_type, maker.origin("build_type"))
+    compile_spec = CompileSpec(
+        device=device,
+        archs=archs,
+        build_type=settings.build_type,
+        version=f"{pin.release}+{local}",
+        scm_version=scm_version_for(folder, pin.release, device, local, toolkit.version if toolkit else None),
+        limited_api=limited_api,
+        compilers=compilers,
+        variables=maker.variables(release, device),
+        cuda_home=toolkit.home if toolkit else None,
+        jobs=maker.jobs(device),
+        nvcc_threads=settings.nvcc_threads,
+        compiler_cache=compiler_cache,
+        compiler_cache_dir=str(maker.cache.sccache if compiler_cache == "sccache" else maker.cache.ccache),
+    )
+    recipe = layers.recipe
+    return Plan(
+        source=pin,
+        device=device,
+        recipe=Recipe(name=layers.recipe_name or "", values=recipe.for_release(pin.release)) if recipe else None,
+        patches=selection,
+        torch=None if device == "empty" else torch,
+        toolkit=toolkit,
+        python_abi=None if limited_api or pure else interpreter.tag,
+        platform=f"{platform.system().lower()}-{platform.machine()}",
+        compile=compile_spec,
+        environment=environment,
+        build_torch=torch,
+        decisions=tuple(maker.decisions),
+        notes=tuple(maker.notes),
+        workspace_hint=str(settings.workspace),
+    )
+
+
+def _compiler_cache(choice: str, device: Device) -> CompilerCache:
+    if device == "empty":
+        return "off"
+    return "ccache" if choice == "auto" else choice  # type: ignore[return-value]  # the settings model holds the words
+
+
+def _summary(plan: Plan) -> str:
+    torch = f", torch {plan.torch.version}" if plan.torch else ""
+    return f"{plan.compile.version} for {', '.join(plan.compile.archs) or plan.device}{torch} -> {plan.digest[:12]}"
+
+
+__all__ = ["default_cache", "make_plan", "probe", "torch_in"]

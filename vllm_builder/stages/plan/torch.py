@@ -1,0 +1,198 @@
+"""Choosing the torch to compile against, and locking the build environment around it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from vllm_builder.errors import BuilderError, ResolutionError, SettingsError, TorchMissing
+from vllm_builder.events import Emit, Note
+from vllm_builder.indexes import Indexes
+from vllm_builder.memo import Memo
+from vllm_builder.settings.model import Device, Settings
+from vllm_builder.stages.environment.interpreter import torch_in
+from vllm_builder.stages.environment.lock import locked_version, resolve_lock
+from vllm_builder.stages.environment.model import EnvironmentSpec, Interpreter, Torch
+from vllm_builder.stages.plan.release import Release
+
+_BACKEND = re.compile(r"cpu|cu\d{2,3}|rocm[\d.]+|xpu")
+_HOUR = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What to ask of the resolver: a requirement, and in words why."""
+
+    requirement: str
+    reason: str
+
+
+def marker_environment(interpreter: Interpreter) -> dict[str, str]:
+    """The PEP 508 environment of an interpreter on this machine."""
+    return {
+        "python_version": ".".join(interpreter.version.split(".")[:2]),
+        "python_full_version": interpreter.version,
+        "platform_machine": platform.machine(),
+        "platform_system": platform.system(),
+        "sys_platform": "linux" if platform.system() == "Linux" else platform.system().lower(),
+        "os_name": os.name,
+        "implementation_name": "cpython",
+        "platform_python_implementation": "CPython",
+        "extra": "",
+    }
+
+
+def choose_environment(
+    settings: Settings,
+    device: Device,
+    release: Release,
+    requires: Sequence[str],
+    interpreter: Interpreter,
+    indexes: Indexes,
+    *,
+    environ: Mapping[str, str],
+    memo: Memo,
+    emit: Emit,
+) -> tuple[EnvironmentSpec, Torch]:
+    """Choose torch and lock everything.
+
+    ``requires`` are the patched tree's build requirements and the tools that are needed besides, without torch.
+
+    Raises:
+        TorchMissing, ResolutionError, OfflineMissing, SettingsError
+    """
+    indexes, backend = _torch_index(settings.torch_index, indexes)
+    present = torch_in(interpreter)
+    if settings.torch == "existing" and present is None:
+        raise TorchMissing(
+            f"There is no torch in the environment of {interpreter.path}.",
+            why="--torch existing compiles against the torch that is already installed.",
+            next="Install torch there, name another --python, or let vllm-builder fetch one with --torch auto.",
+        )
+
+    def lock(requirement: str | None, torch_backend: str) -> tuple[str, ...]:
+        wanted = [*requires, requirement] if requirement else list(requires)
+        return resolve_lock(
+            wanted,
+            interpreter,
+            indexes,
+            environ=environ,
+            memo=memo,
+            torch_backend=torch_backend,
+            offline=settings.offline,
+            refresh=settings.refresh,
+            emit=emit,
+        )
+
+    if settings.torch in ("existing", "auto") and present is not None:
+        spec = EnvironmentSpec(
+            python=interpreter, lock=lock(None, ""), overlay=interpreter.site_packages, indexes=indexes
+        )
+        return spec, present
+
+    wanted = _wanted(settings.torch, device, release, interpreter)
+    locked, backend, reason = _lock_with_fallbacks(wanted, device, backend, lock, memo, settings, emit)
+    version = locked_version(locked, "torch")
+    if version is None:
+        raise ResolutionError("The resolver returned no torch.", why=wanted.requirement, next="Report this.")
+    torch = Torch(version=version, cuda=cuda_of(version, locked), origin=reason)
+    return EnvironmentSpec(python=interpreter, lock=locked, indexes=indexes, torch_backend=backend), torch
+
+
+def cuda_of(version: str, lock: Sequence[str]) -> str | None:
+    """The CUDA version that a torch build is for: its local tag, else the runtime that it requires."""
+    local = version.partition("+")[2]
+    if match := re.match(r"cu(\d+)(\d)$", local):
+        return f"{match[1]}.{match[2]}"
+    if local:
+        return None
+    for line in lock:
+        if match := re.match(r"nvidia-cuda-runtime(?:-cu\d+)?==(\d+\.\d+)", line):
+            return match[1]
+    return None
+
+
+def _wanted(choice: str, device: Device, release: Release, interpreter: Interpreter) -> Wanted:
+    if choice not in ("auto", "existing"):
+        if not re.fullmatch(r"\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?(\.dev\d+)?(\+[A-Za-z0-9.]+)?", choice):
+            raise SettingsError(
+                f"--torch {choice!r} is neither existing, auto nor a version.", next="Write for example --torch 2.13.0."
+            )
+        return Wanted(f"torch=={choice}", f"asked for {choice}")
+    pin = release.torch_pin(device, marker_environment(interpreter))
+    if pin is not None:
+        return Wanted(f"torch=={pin[0]}", f"the release's own pin in {pin[1]}")
+    return Wanted("torch", "the release has no pin: the newest that fits")
+
+
+def _lock_with_fallbacks(
+    wanted: Wanted,
+    device: Device,
+    backend: str,
+    lock: object,
+    memo: Memo,
+    settings: Settings,
+    emit: Emit,
+) -> tuple[tuple[str, ...], str, str]:
+    """Resolve, and for a device without CUDA prefer a build of torch without CUDA.
+
+    The order: the configured indexes; PyTorch's own index for CPU builds; the public version without its build
+    tag. What was taken is said in the reason, and in a note when it is not the first choice.
+    """
+    assert callable(lock)
+    attempts: list[tuple[str, str, str]] = [(wanted.requirement, backend, wanted.reason)]
+    if device != "cuda" and not backend:
+        attempts.append((wanted.requirement, "cpu", f"{wanted.reason}; from PyTorch's index of CPU builds"))
+    public = wanted.requirement.split("+")[0]
+    if public != wanted.requirement and settings.torch == "auto":
+        attempts.append((public, backend, f"{wanted.reason}, without its build tag, which no index here has"))
+    second_best: tuple[tuple[str, ...], str, str] | None = None
+    first_error: BuilderError | None = None
+    for requirement, index, reason in attempts:
+        further = index == "cpu" and backend != "cpu"
+        if further and (settings.offline or _lately_unreachable(memo, settings)):
+            continue
+        try:
+            found = lock(requirement, index)
+        except BuilderError as problem:
+            first_error = first_error or problem
+            if further:
+                memo.put(["pytorch index unreachable"], True)
+            continue
+        version = locked_version(found, "torch") or ""
+        if device == "cuda" or cuda_of(version, found) is None:
+            return found, index, reason
+        second_best = second_best or (found, index, reason)
+    if second_best is not None:
+        version = locked_version(second_best[0], "torch")
+        emit(
+            Note(
+                stage="plan",
+                level="warning",
+                message=f"torch {version} is a build for CUDA, and no CPU build could be reached; its CMake package "
+                "will want a CUDA toolkit (--torch-index gives another index)",
+            )
+        )
+        return second_best
+    assert first_error is not None
+    raise first_error
+
+
+def _lately_unreachable(memo: Memo, settings: Settings) -> bool:
+    return not settings.refresh and bool(memo.get(["pytorch index unreachable"], max_age=_HOUR))
+
+
+def _torch_index(choice: str | None, indexes: Indexes) -> tuple[Indexes, str]:
+    if choice is None:
+        return indexes, ""
+    if _BACKEND.fullmatch(choice):
+        return indexes, choice
+    if re.match(r"[a-z+]+://|/", choice):
+        return indexes.model_copy(update={"extra_index_urls": (*indexes.extra_index_urls, choice)}), ""
+    raise SettingsError(
+        f"--torch-index {choice!r} is neither a URL nor the name of one of PyTorch's indexes.",
+        next="Write for example --torch-index cu129, --torch-index cpu or a URL.",
+    )
