@@ -38,6 +38,12 @@ CAPTURED = (
 )
 """Variables of compilers and CMake that change what comes out, whatever the release."""
 
+_CHANGES_OUTPUT = frozenset(
+    {"device", "arch", "torch", "torch_index", "python", "build_type", "parameters", "variables"}
+    | {"with_patch", "without_patch"}
+)
+"""Settings of a recipe that take part in the digest; jobs and folders do not."""
+
 _DECIDED_HERE = frozenset({"VLLM_TARGET_DEVICE", "VLLM_VERSION_OVERRIDE", "MAX_JOBS", "NVCC_THREADS"})
 
 
@@ -300,11 +306,14 @@ def _make(maker: _Maker) -> Plan:
         compiler_cache=compiler_cache,
         compiler_cache_dir=str(maker.cache.sccache if compiler_cache == "sccache" else maker.cache.ccache),
     )
-    recipe = layers.recipe
+    recipe = None
+    if layers.recipe is not None:
+        values = layers.recipe.for_release(pin.release)
+        recipe = Recipe(name=layers.recipe_name or "", values={k: v for k, v in values.items() if k in _CHANGES_OUTPUT})
     return Plan(
         source=pin,
         device=device,
-        recipe=Recipe(name=layers.recipe_name or "", values=recipe.for_release(pin.release)) if recipe else None,
+        recipe=recipe,
         patches=selection,
         torch=None if device == "empty" else torch,
         toolkit=toolkit,

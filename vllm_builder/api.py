@@ -1,0 +1,88 @@
+"""The typed Python API: the same options as the command line, as keyword arguments."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vllm_builder.cache import Workspace
+from vllm_builder.events import Emit, ignore
+from vllm_builder.settings.layers import gather
+from vllm_builder.settings.model import Settings
+from vllm_builder.stages.plan.make import default_cache, make_plan
+
+if TYPE_CHECKING:
+    from vllm_builder.pipeline import BuildResult
+    from vllm_builder.stages.plan.model import Plan
+
+
+def plan(
+    version: str, *, environ: Mapping[str, str] | None = None, emit: Emit = ignore, **options: Any
+) -> Plan:
+    """Decide what :func:`build` would do; nothing but the download cache is written.
+
+    Args:
+        version: as on the command line, ``v0.9.2``.
+        environ: environment variables, by default those of the process.
+        emit: is called with each event.
+        **options: any field of :class:`~vllm_builder.settings.model.Settings`.
+
+    Raises:
+        vllm_builder.errors.BuilderError: one of its classes, for anything that cannot be planned.
+    """
+    return planned(version, environ=environ, emit=emit, **options)[0]
+
+
+def planned(
+    version: str, *, environ: Mapping[str, str] | None = None, emit: Emit = ignore, **options: Any
+) -> tuple[Plan, Settings]:
+    """As :func:`plan`, with the settings besides."""
+    environ = dict(os.environ if environ is None else environ)
+    layers = gather({"version": version, **_plain(options)}, environ)
+    return make_plan(layers, environ=environ, emit=emit)
+
+
+def build(
+    version: str, *, environ: Mapping[str, str] | None = None, emit: Emit = ignore, **options: Any
+) -> BuildResult:
+    """From a release to a wheel: out of the store, or planned, fetched, patched, compiled and stored.
+
+    Args and errors are those of :func:`plan`; the result names the wheel and its record.
+    """
+    environ = dict(os.environ if environ is None else environ)
+    made, settings = planned(version, environ=environ, emit=emit, **options)
+    return obey(made, settings, environ=environ, emit=emit)
+
+
+def obey(
+    made: Plan, settings: Settings, *, environ: Mapping[str, str] | None = None, emit: Emit = ignore
+) -> BuildResult:
+    """Carry out a plan with the folders that the settings name."""
+    from vllm_builder.pipeline import run
+
+    return run(
+        made,
+        cache=default_cache(settings),
+        workspace=workspace_of(settings),
+        out=settings.out.expanduser().absolute() if settings.out else None,
+        environ=environ,
+        offline=settings.offline,
+        force=settings.force,
+        emit=emit,
+    )
+
+
+def workspace_of(settings: Settings) -> Workspace:
+    return Workspace(settings.workspace.expanduser().absolute())
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    out = {}
+    for name, value in options.items():
+        if name in ("arch", "patches", "with_patch", "without_patch") and isinstance(value, str | Path):
+            out[name] = (value,)
+        else:
+            out[name] = tuple(value) if isinstance(value, list) else value
+    return out

@@ -1,0 +1,236 @@
+"""The stages in order: from a plan to a wheel in the store and in the person's folder.
+
+Each step is one call of one stage; what a step produced is on disk before the next begins, so a run that was
+broken off at any point goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from vllm_builder import __version__
+from vllm_builder.cache import Cache, Workspace
+from vllm_builder.errors import NoSpace
+from vllm_builder.events import Emit, Note, StageFinished, StageStarted, ignore
+from vllm_builder.fs import make_dir, os_errors, remove_tree, sha256_file, write_atomic
+from vllm_builder.model import Model
+from vllm_builder.stages.plan.model import Plan
+from vllm_builder.stages.store import Record, Store, WheelFile, deliver
+
+_SMALLEST_FREE = 2 << 30
+"""Bytes below which a build is not begun: a tree, an environment and objects need more than this."""
+
+
+class BuildResult(Model):
+    """``wheel`` is the person's copy; ``from_store`` says that nothing was compiled."""
+
+    digest: str
+    wheel: Path
+    sha256: str
+    from_store: bool
+    seconds: float
+    record: Record
+
+
+class _Steps:
+    """Times the stages and tells about them."""
+
+    def __init__(self, emit: Emit) -> None:
+        self.emit = emit
+        self.seconds: dict[str, float] = {}
+        self.summary = ""
+
+    @contextmanager
+    def stage(self, name: str, title: str) -> Iterator[None]:
+        self.emit(StageStarted(stage=name, title=title))
+        self.summary = ""
+        started = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - started, 3)
+        self.emit(StageFinished(stage=name, seconds=self.seconds[name], summary=self.summary))
+
+
+def prepare_tree(plan: Plan, tree: Path, cache: Cache, *, offline: bool = False, emit: Emit = ignore) -> dict[str, object]:
+    """Make the patched tree of a plan at ``tree``, or keep the one that is already whole.
+
+    A tree counts as whole once its ``.ready`` file stands beside it; a half-made one is made again.
+
+    Returns:
+        the patch report, as JSON types.
+    """
+    from vllm_builder.stages.patch import apply
+    from vllm_builder.stages.source import fetch
+
+    ready = tree.with_name(f"{tree.name}.ready.json")
+    if tree.is_dir() and ready.is_file():
+        found = json.loads(ready.read_text())
+        if found["digest"] == plan.digest:
+            emit(Note(stage="source", message=f"Keeping the tree {tree}", level="debug"))
+            report: dict[str, object] = found["patch_report"]
+            return report
+    ready.unlink(missing_ok=True)
+    remove_tree(tree)
+    make_dir(tree.parent)
+    fetch(plan.source, tree, cache, emit, offline=offline)
+    report = apply(plan.patches, tree, emit=emit).model_dump(mode="json")
+    write_atomic(ready, json.dumps({"digest": plan.digest, "patch_report": report}, indent=1))
+    return report
+
+
+def run(
+    plan: Plan,
+    *,
+    cache: Cache,
+    workspace: Workspace,
+    out: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    offline: bool = False,
+    force: bool = False,
+    emit: Emit = ignore,
+) -> BuildResult:
+    """Obey a plan: from the store if the wheel is there and intact, else build it.
+
+    Two builders of the same plan at once compile once: the second waits and finds the wheel.
+
+    Raises:
+        any class of :mod:`vllm_builder.errors` from 2x on.
+    """
+    started = time.monotonic()
+    environ = dict(os.environ if environ is None else environ)
+    store = Store(cache.store)
+    out = out or workspace.out
+    if not force and (entry := store.get(plan.digest, emit=emit)) is not None:
+        wheel = deliver(entry, out, emit=emit)
+        return _result(plan, wheel, entry.record, True, started)
+    make_dir(workspace.root)
+    with store.lock(plan.digest, emit=emit):
+        if not force and (entry := store.get(plan.digest, emit=emit)) is not None:
+            wheel = deliver(entry, out, emit=emit)
+            return _result(plan, wheel, entry.record, True, started)
+        with _tree_lock(workspace.tree(plan.digest), emit):
+            record, built = _build(plan, cache, workspace, environ, offline, force, emit)
+        entry = store.add(plan.digest, built, record, force=force, emit=emit)
+    wheel = deliver(entry, out, emit=emit)
+    return _result(plan, wheel, entry.record, False, started)
+
+
+def _build(
+    plan: Plan,
+    cache: Cache,
+    workspace: Workspace,
+    environ: Mapping[str, str],
+    offline: bool,
+    force: bool,
+    emit: Emit,
+) -> tuple[Record, Path]:
+    from vllm_builder.stages.compile import compile_wheel
+    from vllm_builder.stages.environment import prepare
+
+    _room(workspace.root)
+    steps = _Steps(emit)
+    tree = workspace.tree(plan.digest)
+    done = tree.with_name(f"{tree.name}.built")
+    if force and done.exists():
+        # A forced build begins anew; one that was broken off is gone on with.
+        remove_tree(tree)
+        done.unlink()
+    with steps.stage("source", "Source and patches"):
+        report = prepare_tree(plan, tree, cache, offline=offline, emit=emit)
+        steps.summary = f"{plan.source.kind} {plan.source.name}, {_changes(report)}"
+    with steps.stage("environment", "Build environment"):
+        environment = prepare(plan.environment, cache.environments, environ=environ, offline=offline, emit=emit)
+        steps.summary = f"{len(environment.packages)} packages, Python {plan.environment.python.version}"
+    with steps.stage("compile", f"Compile {plan.compile.version}"):
+        result = compile_wheel(
+            plan.compile,
+            tree=tree,
+            environment=environment,
+            dist=make_dir(workspace.root / "dist") / plan.digest[:16],
+            log=workspace.log(plan.digest),
+            environ=environ,
+            emit=emit,
+        )
+        steps.summary = _compiled(result.units, result.resumed_from, dict(result.cache))
+    write_atomic(done, "")
+    wheel = WheelFile(
+        filename=result.wheel.name, size=result.wheel.stat().st_size, sha256=sha256_file(result.wheel)
+    )
+    record = Record(
+        digest=plan.digest,
+        release=plan.source.release,
+        version=plan.compile.version,
+        device=plan.device,
+        plan=plan.as_dict(),
+        patch_report=report,
+        timings=steps.seconds,
+        tools={**result.tools, **{k: environment.packages[k] for k in ("setuptools", "wheel") if k in environment.packages}},
+        wheel=wheel,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        builder=__version__,
+        compile=result.model_dump(mode="json"),
+    )
+    return record, result.wheel
+
+
+def _result(plan: Plan, wheel: Path, record: Record, from_store: bool, started: float) -> BuildResult:
+    return BuildResult(
+        digest=plan.digest,
+        wheel=wheel,
+        sha256=record.wheel.sha256,
+        from_store=from_store,
+        seconds=round(time.monotonic() - started, 3),
+        record=record,
+    )
+
+
+@contextmanager
+def _tree_lock(tree: Path, emit: Emit) -> Iterator[None]:
+    # Builders with different caches can share a workspace, so the store's lock is not enough.
+    make_dir(tree.parent)
+    lock = FileLock(f"{tree}.lock")
+    with os_errors(f"locking {tree}"):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            emit(Note(stage="source", message=f"Another build is using {tree}; waiting for it", level="warning"))
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _room(folder: Path) -> None:
+    import shutil
+
+    free = shutil.disk_usage(folder).free
+    if free < _SMALLEST_FREE:
+        raise NoSpace(
+            f"Only {free / 1e9:.1f} GB are free in {folder}.",
+            why=f"A build needs at least {_SMALLEST_FREE / 1e9:.1f} GB for its tree and objects.",
+            next="Free some space (`vllm-builder cache prune`), or point --workspace at a larger disk.",
+        )
+
+
+def _changes(report: Mapping[str, object]) -> str:
+    entries = report.get("entries")
+    changed = [e for e in entries if e.get("status") == "changed"] if isinstance(entries, list) else []
+    return f"{len(changed)} changes by patches"
+
+
+def _compiled(units: int, resumed: int, cache: Mapping[str, int]) -> str:
+    text = f"{units} units"
+    if resumed:
+        text += f", {resumed} of them done before"
+    if cache:
+        answered = cache.get("hits", 0) + cache.get("misses", 0)
+        text += f", compiler cache {cache.get('hits', 0)} of {answered} hits"
+    return text
