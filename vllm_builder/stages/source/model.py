@@ -30,6 +30,7 @@ class SourcePin(Model):
     """One source, identified by content. ``identity`` and ``release`` are part of the plan's digest."""
 
     kind: Free[Literal["git", "sdist", "tree"]]
+    """``sdist`` is any archive, also one given by its path; ``tree`` is a folder."""
     release: str
     """PEP 440 version without a local part, e.g. ``0.9.2`` or ``0.9.3.dev17``."""
     identity: str
@@ -40,3 +41,22 @@ class SourcePin(Model):
     """URL (without credentials) or absolute path."""
     reason: Free[str]
     """Why this source and no other, in one line."""
+
+
+class ReleaseFile(Model):
+    """One file of a release as an index lists it."""
+
+    version: str
+    """Normalised PEP 440 version."""
+    filename: str
+    url: Free[str]
+    """Without credentials; ``file://`` for a file of this machine."""
+    kind: Literal["sdist", "wheel", "other"]
+    sha256: str | None = None
+    """None where the index names no hash."""
+    size: int | None = None
+    """Bytes, where the index says so."""
+    yanked: bool = False
+    yanked_reason: str = ""
+    index: Free[str] = ""
+    """The index, page or folder that lists it, without credentials."""
