@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -20,10 +19,10 @@ from vllm_builder import __version__
 from vllm_builder.cache import Cache, Workspace
 from vllm_builder.errors import NoSpace
 from vllm_builder.events import Emit, Note, StageFinished, StageStarted, ignore
-from vllm_builder.fs import make_dir, os_errors, remove_tree, sha256_file, write_atomic
+from vllm_builder.fs import make_dir, os_errors, remove_tree, write_atomic
 from vllm_builder.model import Model
 from vllm_builder.stages.plan.model import Plan
-from vllm_builder.stages.store import Record, Store, WheelFile, deliver
+from vllm_builder.stages.store import CompileFacts, Record, Store, WheelFile, deliver, now
 
 _SMALLEST_FREE = 2 << 30
 """Bytes below which a build is not begun: a tree, an environment and objects need more than this."""
@@ -160,22 +159,28 @@ def _build(
         )
         steps.summary = _compiled(result.units, result.resumed_from, dict(result.cache))
     write_atomic(done, "")
-    wheel = WheelFile(
-        filename=result.wheel.name, size=result.wheel.stat().st_size, sha256=sha256_file(result.wheel)
-    )
     record = Record(
         digest=plan.digest,
         release=plan.source.release,
         version=plan.compile.version,
         device=plan.device,
+        archs=plan.compile.archs,
+        torch=plan.torch.version if plan.torch else "",
         plan=plan.as_dict(),
         patch_report=report,
         timings=steps.seconds,
         tools={**result.tools, **{k: environment.packages[k] for k in ("setuptools", "wheel") if k in environment.packages}},
-        wheel=wheel,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        wheel=WheelFile.of(result.wheel),
+        created=now(),
         builder=__version__,
-        compile=result.model_dump(mode="json"),
+        compile=CompileFacts(
+            seconds=result.seconds,
+            units=result.units,
+            resumed_from=result.resumed_from,
+            cache=result.cache,
+            peak_memory=result.peak_memory,
+            left_out=result.left_out,
+        ),
     )
     return record, result.wheel
 

@@ -1,0 +1,141 @@
+"""The commands. Each loads what it needs when it runs: a wheel from the store must come at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from vllm_builder import __version__
+from vllm_builder.cli import screen
+from vllm_builder.cli.options import given, settings_options
+
+_LAZY = {
+    "patch": ("vllm_builder.cli.patch", "patch"),
+    "cache": ("vllm_builder.cli.cache", "cache"),
+    "recipes": ("vllm_builder.cli.data", "recipes"),
+    "patches": ("vllm_builder.cli.data", "patches"),
+}
+
+
+class _Group(click.Group):
+    """A group that imports a command's module when the command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), *_LAZY]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in _LAZY:
+            return super().get_command(ctx, name)
+        from importlib import import_module
+
+        module, attribute = _LAZY[name]
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="vllm-builder")
+def cli() -> None:
+    """Build vLLM wheels from source: for your torch, your CUDA, your GPU."""
+
+
+def _json(ctx: click.Context, parameter: click.Parameter, value: bool) -> bool:
+    del ctx, parameter
+    screen.use_json(value)
+    return value
+
+
+json_option = click.option(
+    "--json",
+    "json_",
+    is_flag=True,
+    callback=_json,
+    # Eager, so that an error in another option is JSON too.
+    is_eager=True,
+    help="The result as one JSON document on stdout, events as JSON lines on stderr",
+)
+verbosity = [
+    click.option("-v", "--verbose", is_flag=True, help="Also show what the tools print"),
+    click.option("-q", "--quiet", is_flag=True, help="Show errors and the result only"),
+]
+
+
+def _with_verbosity(function: Any) -> Any:
+    for option in verbosity:
+        function = option(function)
+    return function
+
+
+@cli.command()
+@settings_options()
+@_with_verbosity
+@json_option
+def build(json_: bool, verbose: bool, quiet: bool, **options: Any) -> None:
+    """Build the wheel of VERSION, or take it from the store."""
+    from vllm_builder.api import obey
+    from vllm_builder.settings.layers import gather
+    from vllm_builder.stages.plan.make import make_plan
+
+    emit = screen.listener(verbose=verbose, quiet=quiet)
+    plan, settings = make_plan(gather(given(options), _environ()), emit=emit)
+    result = obey(plan, settings, emit=emit)
+    if json_:
+        screen.print_json(result.model_dump(mode="json", exclude={"record"}) | {"record": _record(result.record)})
+        return
+    if not quiet:
+        wheel = result.record.wheel
+        how = "from the store" if result.from_store else f"built in {screen.duration(result.seconds)}"
+        click.echo(
+            f"{result.record.version}: {how}, {screen.size(wheel.size)}, sha256 {wheel.sha256}, plan {result.digest[:12]}",
+            err=True,
+        )
+        for part in result.record.compile.left_out:
+            click.echo(f"left out: {part}", err=True)
+    click.echo(str(result.wheel))
+
+
+@cli.command()
+@settings_options()
+@click.option("--explain-against", metavar="DIGEST", help="Show which inputs differ from a plan in the store")
+@_with_verbosity
+@json_option
+def plan(json_: bool, verbose: bool, quiet: bool, explain_against: str | None, **options: Any) -> None:
+    """Show what build would do; writes nothing but the download cache."""
+    from vllm_builder.cli.plan import explain, show
+    from vllm_builder.settings.layers import gather
+    from vllm_builder.stages.plan.make import default_cache, make_plan
+
+    emit = screen.listener(verbose=verbose, quiet=quiet)
+    made, settings = make_plan(gather(given(options), _environ()), emit=emit)
+    if explain_against:
+        explain(made, explain_against, default_cache(settings), json_)
+    elif json_:
+        screen.print_json(made.as_dict())
+    else:
+        show(made, settings, default_cache(settings))
+
+
+@cli.command()
+@settings_options(without=("out",))
+@click.option("--dest", required=True, metavar="DIR", help="Where the tree is put; must not exist")
+@_with_verbosity
+@json_option
+def source(json_: bool, verbose: bool, quiet: bool, dest: str, **options: Any) -> None:
+    """Put the patched tree of VERSION at --dest, ready to be built by hand."""
+    from vllm_builder.cli.source import hand_over
+    from vllm_builder.settings.layers import gather
+
+    emit = screen.listener(verbose=verbose, quiet=quiet)
+    hand_over(gather(given(options), _environ()), dest, json_, emit)
+
+
+def _environ() -> dict[str, str]:
+    import os
+
+    return dict(os.environ)
+
+
+def _record(record: Any) -> dict[str, Any]:
+    found: dict[str, Any] = record.model_dump(mode="json", exclude={"plan"})
+    return found

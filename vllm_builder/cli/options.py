@@ -1,0 +1,68 @@
+"""Command-line options, made from the settings model: name, help and shape stand there alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from vllm_builder.settings.layers import parse_pairs
+from vllm_builder.settings.model import Settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_METAVAR = {
+    "arch": "SM",
+    "recipe": "NAME|FILE",
+    "device": "cuda|cpu|empty",
+    "torch": "existing|auto|VERSION",
+    "torch_index": "URL|cuXXX|cpu",
+    "python": "PATH|X.Y",
+    "source": "auto|git|pypi|PATH",
+    "git_url": "URL",
+    "jobs": "N|auto",
+    "nvcc_threads": "N",
+    "build_type": "TYPE",
+    "compiler_cache": "auto|ccache|sccache|off",
+    "patches": "DIR",
+    "with_patch": "NAME",
+    "without_patch": "NAME",
+    "parameters": "NAME=VALUE",
+    "variables": "NAME=VALUE",
+    "workspace": "DIR",
+    "out": "DIR",
+    "cache_dir": "DIR",
+}
+_FLAG_NAMES = {"parameters": "--parameter", "variables": "--variable"}
+
+
+def settings_options(*, without: tuple[str, ...] = ()) -> Callable[[F], F]:
+    """Decorate a command with VERSION and every setting's option; each is None (or empty) when not given."""
+
+    def decorate(function: F) -> F:
+        for name, info in reversed(Settings.model_fields.items()):
+            if name == "version" or name in without:
+                continue
+            kind = str(info.annotation)
+            flag = _FLAG_NAMES.get(name, "--" + name.replace("_", "-"))
+            help_text = info.description or ""
+            if info.annotation is bool:
+                function = click.option(flag, name, is_flag=True, default=None, help=help_text)(function)
+            else:
+                several = kind.startswith(("tuple[", "dict["))
+                function = click.option(
+                    flag, name, multiple=several, default=None, metavar=_METAVAR[name], help=help_text
+                )(function)
+        return click.argument("version", required=False)(function)
+
+    return decorate
+
+
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were really on the command line, tables parsed."""
+    out = {k: v for k, v in options.items() if v is not None and v != ()}
+    for name in ("variables", "parameters"):
+        if name in out:
+            out[name] = parse_pairs(out[name], "command line")
+    return out

@@ -1,0 +1,53 @@
+"""``vllm-builder source``: the patched tree for building by hand."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import click
+
+from vllm_builder.cli import screen
+from vllm_builder.errors import NotWritable
+from vllm_builder.events import Emit
+from vllm_builder.settings.layers import Layers
+
+
+def hand_over(layers: Layers, dest: str, json_: bool, emit: Emit) -> None:
+    """Fetch, patch, and say how to go on."""
+    from vllm_builder.stages.patch import apply
+    from vllm_builder.stages.plan.make import default_cache, make_plan
+    from vllm_builder.stages.source import fetch
+
+    target = Path(dest).expanduser().absolute()
+    if target.exists():
+        raise NotWritable(
+            f"{target} exists already.",
+            why="A tree is never laid over another one.",
+            next="Give --dest a new folder, or remove that one.",
+        )
+    plan, settings = make_plan(layers, emit=emit)
+    fetch(plan.source, target, default_cache(settings), emit, offline=settings.offline)
+    try:
+        report = apply(plan.patches, target, emit=emit)
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
+    variables = {
+        "VLLM_TARGET_DEVICE": plan.device,
+        "SETUPTOOLS_SCM_PRETEND_VERSION": plan.compile.scm_version,
+        "CMAKE_BUILD_TYPE": plan.compile.build_type,
+        **plan.compile.variables,
+    }
+    if plan.compile.archs:
+        variables["TORCH_CUDA_ARCH_LIST"] = ";".join(plan.compile.archs)
+    if json_:
+        screen.print_json(
+            {"tree": str(target), "variables": variables, "patch_report": report.model_dump(mode="json")}
+        )
+        return
+    words = " ".join(f"{k}='{v}'" for k, v in variables.items())
+    abi = f" --py-limited-api={plan.compile.limited_api}" if plan.compile.limited_api else ""
+    click.echo("To build it by hand, in an environment with torch and the tree's build requirements:", err=True)
+    click.echo(f"  cd {target} && {words} python setup.py bdist_wheel{abi}", err=True)
+    click.echo(str(target))
