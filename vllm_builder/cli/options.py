@@ -54,7 +54,7 @@ def settings_options(*, without: tuple[str, ...] = ()) -> Callable[[F], F]:
                 function = click.option(
                     flag, name, multiple=several, default=None, metavar=_METAVAR[name], help=help_text
                 )(function)
-        return click.argument("version", required=False)(function)
+        return click.argument("version")(function)
 
     return decorate
 

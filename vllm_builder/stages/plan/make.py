@@ -21,7 +21,7 @@ from vllm_builder.resources import shipped
 from vllm_builder.settings.layers import Layers, Resolved, add_device_recipe
 from vllm_builder.settings.model import Device, Settings
 from vllm_builder.stages.compile.model import CompilerCache, CompileSpec
-from vllm_builder.stages.environment.interpreter import find_interpreter, probe, torch_in
+from vllm_builder.stages.environment.interpreter import find_interpreter
 from vllm_builder.stages.environment.lock import locked_version
 from vllm_builder.stages.plan.archs import check_toolkit, parse_archs
 from vllm_builder.stages.plan.model import Decision, Plan, Recipe
@@ -338,5 +338,3 @@ def _summary(plan: Plan) -> str:
     torch = f", torch {plan.torch.version}" if plan.torch else ""
     return f"{plan.compile.version} for {', '.join(plan.compile.archs) or plan.device}{torch} -> {plan.digest[:12]}"
 
-
-__all__ = ["default_cache", "make_plan", "probe", "torch_in"]

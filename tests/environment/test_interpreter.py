@@ -1,0 +1,72 @@
+"""Finding a Python: real interpreters, real virtual environments."""
+
+from __future__ import annotations
+
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+from vllm_builder.errors import ContradictionError, PythonNotFound
+from vllm_builder.memo import Memo
+from vllm_builder.stages.environment.interpreter import find_interpreter, probe
+
+RUNNING = ".".join(map(str, sys.version_info[:3]))
+
+
+@pytest.fixture
+def memo(tmp_path: Path) -> Memo:
+    return Memo(tmp_path / "memo", "test")
+
+
+def test_probe_tells_version_tag_and_site_packages(memo: Memo) -> None:
+    found = probe(sys.executable, memo)
+    assert found.version == RUNNING
+    assert found.tag == f"cp{sys.version_info[0]}{sys.version_info[1]}"
+    assert any(p.endswith("site-packages") for p in found.site_packages)
+    assert probe(sys.executable, memo) == found
+
+
+def test_a_folder_of_an_environment_is_its_python(tmp_path: Path, memo: Memo) -> None:
+    venv.create(tmp_path / "env", with_pip=False)
+    assert probe(str(tmp_path / "env"), memo).prefix == str(tmp_path / "env")
+
+
+@pytest.mark.parametrize("text", ["#!/bin/sh\nexit 3\n", "#!/bin/sh\necho hello\n", "garbage"])
+def test_what_does_not_run_is_no_python(tmp_path: Path, memo: Memo, text: str) -> None:
+    fake = tmp_path / "python"
+    fake.write_text(text)
+    fake.chmod(0o755)
+    with pytest.raises(PythonNotFound):
+        probe(str(fake), memo)
+
+
+def test_a_path_that_is_not_there(memo: Memo) -> None:
+    with pytest.raises(PythonNotFound, match="/nowhere/python"):
+        find_interpreter("/nowhere/python", ">=3.8", environ={}, memo=memo)
+
+
+def test_a_named_python_that_the_release_does_not_accept(memo: Memo) -> None:
+    with pytest.raises(ContradictionError) as caught:
+        find_interpreter(sys.executable, "<3", environ={}, memo=memo)
+    assert RUNNING in caught.value.what
+    assert "Requires-Python <3" in caught.value.why
+
+
+def test_the_active_environment_comes_first(tmp_path: Path, memo: Memo) -> None:
+    venv.create(tmp_path / "env", with_pip=False)
+    found, reason = find_interpreter(None, ">=3.8", environ={"VIRTUAL_ENV": str(tmp_path / "env")}, memo=memo)
+    assert found.prefix == str(tmp_path / "env")
+    assert "active environment" in reason
+
+
+def test_without_one_the_running_python_is_taken(memo: Memo) -> None:
+    found, reason = find_interpreter(None, ">=3.8", environ={}, memo=memo)
+    assert found.version == RUNNING
+    assert "runs vllm-builder" in reason
+
+
+def test_a_version_that_nobody_has(memo: Memo) -> None:
+    with pytest.raises(PythonNotFound, match=r"3\.99"):
+        find_interpreter("3.99", ">=3.8", environ={"PATH": "/nonexistent"}, memo=memo, offline=True)

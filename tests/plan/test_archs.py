@@ -1,0 +1,79 @@
+"""Architectures as people write them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vllm_builder.errors import ArchError
+from vllm_builder.stages.plan.archs import check_toolkit, parse_arch, parse_archs
+from vllm_builder.stages.plan.compatibility import compatibility
+
+
+@pytest.mark.parametrize(
+    ("text", "arch"),
+    [
+        ("sm_100", "10.0"),
+        ("sm100", "10.0"),
+        ("100", "10.0"),
+        ("10.0", "10.0"),
+        ("sm_100a", "10.0a"),
+        ("10.0F", "10.0f"),
+        ("SM_90A", "9.0a"),
+        ("compute_70", "7.0"),
+        ("70", "7.0"),
+        ("12.1", "12.1"),
+        ("8.0+PTX", "8.0"),
+    ],
+)
+def test_spellings(text: str, arch: str) -> None:
+    assert parse_arch(text) == arch
+
+
+@pytest.mark.parametrize("text", ["", "sm_", "b200", "sm_1000", "10", "5.5", "sm_100b", "10.0.0", "-1", "９０"])
+def test_what_is_none(text: str) -> None:
+    with pytest.raises(ArchError) as caught:
+        parse_arch(text)
+    assert "10.0" in caught.value.next + caught.value.why
+
+
+@given(st.text(max_size=12))
+def test_any_text_is_an_arch_or_a_clear_error(text: str) -> None:
+    try:
+        arch = parse_arch(text)
+    except ArchError:
+        return
+    assert arch.rstrip("af") in compatibility().architectures
+
+
+@given(st.lists(st.sampled_from(["7.0", "sm_80", "9.0a", "10.0f", "120"]), min_size=1))
+def test_sorted_without_duplicates_and_stable(texts: list[str]) -> None:
+    once = parse_archs(texts, {})
+    assert parse_archs(reversed(texts), {}) == once
+    assert len(set(once)) == len(once)
+    assert parse_archs(once, {}) == once
+
+
+def test_order_is_numeric() -> None:
+    assert parse_archs(["12.0", "9.0", "10.0"], {}) == ("9.0", "10.0", "12.0")
+
+
+def test_a_base_and_its_suffixed_form_exclude_each_other() -> None:
+    with pytest.raises(ArchError, match=r"10\.0 and 10\.0a"):
+        parse_archs(["sm_100", "sm_100a"], {})
+
+
+def test_native_without_a_driver() -> None:
+    with pytest.raises(ArchError, match="nvidia-smi"):
+        parse_archs(["native"], {"PATH": "/nonexistent"})
+
+
+def test_the_chain_from_arch_to_toolkit() -> None:
+    with pytest.raises(ArchError) as caught:
+        check_toolkit(["7.0"], "13.0", "/somewhere")
+    assert "sm_70 needs nvcc >=9.0,<13.0; found 13.0 only" in caught.value.why
+    with pytest.raises(ArchError):
+        check_toolkit(["10.0f"], "12.8", "/somewhere")
+    check_toolkit(["10.0f", "10.0"], "12.9", "/somewhere")
+    check_toolkit(["7.0"], "12.6", "/somewhere")
