@@ -31,20 +31,14 @@ from vllm_builder.stages.plan.toolkit import Toolkit, check_torch, find_toolkit
 from vllm_builder.stages.plan.torch import choose_environment
 from vllm_builder.stages.source.model import SourceKind, SourcePin, SourceRequest
 
-CAPTURED = (
-    *("CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "CUDAFLAGS", "CMAKE_ARGS", "CUDAHOSTCXX"),
-    *("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS", "CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH"),
-    *("LIBRARY_PATH", "NUMACTL_DIR", "SOURCE_DATE_EPOCH"),
-)
-"""Variables of compilers and CMake that change what comes out, whatever the release."""
-
 _CHANGES_OUTPUT = frozenset(
     {"device", "arch", "torch", "torch_index", "python", "build_type", "parameters", "variables"}
     | {"with_patch", "without_patch"}
 )
 """Settings of a recipe that take part in the digest; jobs and folders do not."""
 
-_DECIDED_HERE = frozenset({"VLLM_TARGET_DEVICE", "VLLM_VERSION_OVERRIDE", "MAX_JOBS", "NVCC_THREADS"})
+_DECIDED_HERE = frozenset({"VLLM_TARGET_DEVICE", "VLLM_VERSION_OVERRIDE", "VLLM_DISABLE_SCCACHE"})
+"""Variables that the plan sets itself, so a person's value does not take part."""
 
 
 def default_cache(settings: Settings) -> Cache:
@@ -164,14 +158,15 @@ class _Maker:
         return jobs
 
     def variables(self, release: Release, device: Device) -> dict[str, str]:
+        from vllm_builder.stages.compile.buildenv import output_variables
+
         named = release.build_variables()
+        # What speaks to every compiler counts always; what only this project reads, where this release reads it.
+        own = ("VLLM_", "ENABLE_")
+        found = {k: v for k, v in output_variables(self.environ).items() if k in named or not k.startswith(own)}
+        found |= {k: v for k, v in self.environ.items() if v and k.startswith("VLLM_") and k in named}
         found = {
-            name: value
-            for name, value in self.environ.items()
-            if value
-            and (name in CAPTURED or (name in named and name.startswith("VLLM_")) or name.endswith("_SRC_DIR"))
-            and name not in _DECIDED_HERE
-            and not name.startswith("VLLM_BUILDER_")
+            k: v for k, v in sorted(found.items()) if k not in _DECIDED_HERE and not k.startswith("VLLM_BUILDER_")
         }
         if device == "empty":
             # Nothing is compiled, so what speaks to compilers changes nothing.
@@ -270,14 +265,14 @@ def _make(maker: _Maker) -> Plan:
     if setuptools is not None:
         facts["setuptools"] = setuptools
     if device != "empty":
-        compilers = probe_compilers(device, environ, cuda_home=toolkit.home if toolkit else None, memo=memo)
+        compilers = probe_compilers(device, environ, cuda_home=toolkit.home if toolkit else None)
         check_compilers(compilers, pin.release, device, platform.machine())
         for compiler in compilers:
             maker.say(f"{compiler.language} compiler", f"{compiler.id} {compiler.version}", compiler.path)
     if toolkit is not None:
         facts["cuda"] = toolkit.version
     if device == "cpu":
-        header = has_header("numa.h", compilers, environ, library="numa", memo=memo)
+        header = has_header("numa.h", compilers, environ)
         facts["numa"] = header is not None
         if header is None:
             maker.warn("numa.h was not found: NUMA support is switched off (Debian: libnuma-dev; or set NUMACTL_DIR)")
