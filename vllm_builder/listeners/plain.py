@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import IO, Literal, Self
+from typing import IO, Self
 
 from vllm_builder.events import Event, Note, Output, Progress, StageFinished, StageStarted
 from vllm_builder.listeners import text
-
-Verbosity = Literal["quiet", "normal", "verbose"]
 
 _STEP = 5
 """Percent of progress that are worth a line."""
@@ -33,11 +31,13 @@ class Plain:
         self,
         stream: IO[str],
         *,
-        verbosity: Verbosity = "normal",
+        verbose: bool = False,
+        quiet: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stream: IO[str] | None = stream
-        self._verbosity = verbosity
+        self._verbose = verbose and not quiet
+        self._quiet = quiet
         self._clock = clock
         self._told: dict[tuple[str, str], tuple[float, int | None, float]] = {}
 
@@ -49,7 +49,7 @@ class Plain:
     def _line(self, event: Event) -> str | None:
         if isinstance(event, Note):
             return self._note(event)
-        if self._verbosity == "quiet":
+        if self._quiet:
             return None
         match event:
             case StageStarted():
@@ -58,7 +58,7 @@ class Plain:
             case StageFinished():
                 summary = f": {text.clean(event.summary)}" if event.summary else ""
                 return f"{event.stage}: done in {text.duration(event.seconds)}{summary}"
-            case Output() if self._verbosity == "verbose":
+            case Output() if self._verbose:
                 return text.clean(event.line)
             case Progress():
                 return self._progress(event)
@@ -68,8 +68,9 @@ class Plain:
     def _note(self, event: Note) -> str | None:
         if event.level == "warning":
             return f"{event.stage}: warning: {text.paragraph(event.message)}"
-        shown = {"quiet": (), "normal": ("info",), "verbose": ("info", "debug")}[self._verbosity]
-        return f"{event.stage}: {text.paragraph(event.message)}" if event.level in shown else None
+        if self._quiet or (event.level == "debug" and not self._verbose):
+            return None
+        return f"{event.stage}: {text.paragraph(event.message)}"
 
     def _progress(self, event: Progress) -> str | None:
         key = (event.stage, event.task)

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from vllm_builder.events import Event, Note, Output, Progress, StageFinished, StageStarted
 from vllm_builder.listeners import text
-from vllm_builder.listeners.plain import Plain, Verbosity
+from vllm_builder.listeners.plain import Plain
 
 _STAGE_WIDTH = len("environment")
 _TIME_WIDTH = len("59 min 59 s")
@@ -45,8 +45,9 @@ class _Active:
 class Terminal:
     """Show events on ``console``: stages as lines, a live bar, notes and warnings between them.
 
-    On a console that is no terminal, or a dumb one, it writes the lines of :class:`Plain`. ``quiet`` shows
-    only warnings, ``verbose`` adds what tools print. A closed terminal silences it.
+    On a console that is no terminal, a dumb one or one without Unicode, it writes the lines of
+    :class:`Plain`. ``quiet`` shows only warnings, ``verbose`` adds what tools print. A closed terminal
+    silences it.
 
     Args:
         clock: seconds that only grow; for tests.
@@ -56,22 +57,21 @@ class Terminal:
         self,
         console: Console,
         *,
-        verbosity: Verbosity = "normal",
+        verbose: bool = False,
+        quiet: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._console = console
-        self._verbosity = verbosity
+        self._verbose = verbose and not quiet
+        self._quiet = quiet
         self._clock = clock
         self._plain: Plain | None = None
-        if not console.is_terminal or console.is_dumb_terminal:
-            self._plain = Plain(console.file, verbosity=verbosity, clock=clock)
+        if not console.is_terminal or console.is_dumb_terminal or not text.writes_unicode(console.file):
+            self._plain = Plain(console.file, verbose=verbose, quiet=quiet, clock=clock)
             return
         if not isinstance(console.file, _Forgiving):
             console.file = cast(IO[str], _Forgiving(console.file))
-        unicode = text.writes_unicode(console.file)
-        self._ok, self._failed, self._warn = ("✓", "✗", "!") if unicode else ("+", "x", "!")
-        self._dot = "·" if unicode else "-"
-        self._spinner = Spinner("dots" if unicode else "line", style="cyan")
+        self._spinner = Spinner("dots", style="cyan")
         self._active: dict[str, _Active] = {}
         self._live: Live | None = None
         self._lock = threading.Lock()
@@ -84,7 +84,7 @@ class Terminal:
         # Not under the lock: the display's own thread holds rich's lock while it asks for the picture.
         if line is not None:
             self._console.print(line)
-        if self._verbosity != "quiet" and self._active and self._live is None:
+        if not self._quiet and self._active and self._live is None:
             self._live = Live(
                 get_renderable=self._picture,
                 console=self._console,
@@ -105,12 +105,10 @@ class Terminal:
             left = list(self._active.values())
             self._active.clear()
         self._stop()
-        if failed and self._verbosity != "quiet":
+        if failed and not self._quiet:
             for active in left:
                 seconds = self._clock() - active.since
-                self._console.print(
-                    self._stage_line(self._failed, "red", active.stage, seconds, active.title)
-                )
+                self._console.print(self._stage_line("✗", "red", active.stage, seconds, active.title))
 
     def __enter__(self) -> Self:
         return self
@@ -128,8 +126,8 @@ class Terminal:
                 case StageFinished():
                     active = self._active.pop(event.stage, None)
                     words = text.clean(event.summary) or (active.title if active else "")
-                    if self._verbosity != "quiet":
-                        return self._stage_line(self._ok, "green", event.stage, event.seconds, words)
+                    if not self._quiet:
+                        return self._stage_line("✓", "green", event.stage, event.seconds, words)
                 case Progress():
                     self._progress(event)
                 case Output():
@@ -148,7 +146,7 @@ class Terminal:
 
     def _output(self, event: Output) -> RenderableType | None:
         line = text.clean(event.line)
-        if self._verbosity == "verbose":
+        if self._verbose:
             return Text(line, style="dim", overflow="fold")
         active = self._active.get(event.stage)
         if active is not None and line.strip():
@@ -158,9 +156,9 @@ class Terminal:
     def _note(self, event: Note) -> RenderableType | None:
         words = text.paragraph(event.message)
         if event.level == "warning":
-            return _hanging((self._warn, "bold yellow"), Text(words, style="yellow"))
-        if self._verbosity == "verbose" or (self._verbosity == "normal" and event.level == "info"):
-            return _hanging((self._dot, "dim"), Text(words, style="dim" if event.level == "debug" else ""))
+            return _hanging(("!", "bold yellow"), Text(words, style="yellow"))
+        if not self._quiet and (self._verbose or event.level == "info"):
+            return _hanging(("·", "dim"), Text(words, style="dim" if event.level == "debug" else ""))
         return None
 
     # Pictures ------------------------------------------------------------------------------------

@@ -92,7 +92,7 @@ def writes_unicode(stream: IO[str]) -> bool:
     """Whether the marks and bars can be written to ``stream``."""
     encoding = getattr(stream, "encoding", None) or sys.getdefaultencoding()
     try:
-        "✓✗━…".encode(encoding)
+        "✓✗━⠋…".encode(encoding)
     except (UnicodeError, LookupError):
         return False
     return True
