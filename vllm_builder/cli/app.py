@@ -80,6 +80,7 @@ def build(json_: bool, verbose: bool, quiet: bool, **options: Any) -> None:
     emit = screen.listener(verbose=verbose, quiet=quiet)
     plan, settings = make_plan(gather(given(options), _environ()), emit=emit)
     result = obey(plan, settings, emit=emit)
+    screen.finish()
     if json_:
         screen.print_json(result.model_dump(mode="json", exclude={"record"}) | {"record": _record(result.record)})
         return

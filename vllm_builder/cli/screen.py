@@ -7,7 +7,8 @@ import sys
 from typing import Any
 
 from vllm_builder.errors import BuilderError
-from vllm_builder.events import Emit
+from vllm_builder.events import Emit, Event, Note, StageFinished, StageStarted
+from vllm_builder.listeners.choice import screen as choose
 
 _state: dict[str, bool] = {"json": False}
 
@@ -27,6 +28,7 @@ def print_json(value: Any) -> None:
 
 def fail(error: BuilderError) -> int:
     """Show an error and return its exit code."""
+    finish()
     if as_json():
         print_json(error.as_dict())
         return error.exit_code
@@ -38,39 +40,51 @@ def fail(error: BuilderError) -> int:
     return error.exit_code
 
 
-def listener(*, verbose: bool = False, quiet: bool = False) -> Emit:
-    """The listener for this run."""
-    if as_json():
-        from vllm_builder.listeners import JsonLines
+_open: list[Any] = []
 
-        return JsonLines(sys.stderr)
-    return _Late(verbose=verbose, quiet=quiet)
+
+def listener(*, verbose: bool = False, quiet: bool = False) -> Emit:
+    """The listener for this run; it cannot break a build."""
+    from vllm_builder.listeners.fan import fan_out
+    from vllm_builder.listeners.jsonlines import JsonLines
+
+    chosen = JsonLines(sys.stderr) if as_json() else _Late(verbose=verbose, quiet=quiet)
+    _open.append(chosen)
+    return fan_out(chosen)
+
+
+def finish() -> None:
+    """Take the live display away, before anything else is printed."""
+    for one in _open:
+        close = getattr(one, "close", None)
+        if close is not None:
+            close()
+    _open.clear()
 
 
 class _Late:
-    """Loads the terminal listener with the first event that is worth showing.
+    """Chooses the display with the first event that is worth showing.
 
-    A wheel that comes from the store is there before rich is imported.
+    A wheel that comes from the store is there before rich would have been imported.
     """
 
-    def __init__(self, **options: bool) -> None:
-        self._options = options
+    def __init__(self, *, verbose: bool, quiet: bool) -> None:
+        self._verbose = verbose
+        self._quiet = quiet
         self._real: Emit | None = None
 
-    def __call__(self, event: Any) -> None:
+    def __call__(self, event: Event) -> None:
         if self._real is None:
-            from vllm_builder.events import Note, StageFinished, StageStarted
-
-            if isinstance(event, StageStarted | StageFinished) and event.stage == "plan":
+            silent = isinstance(event, StageStarted | StageFinished) and event.stage == "plan"
+            if silent or (isinstance(event, Note) and event.level == "debug" and not self._verbose):
                 return
-            if isinstance(event, Note) and event.level == "debug" and not self._options["verbose"]:
-                return
-            from rich.console import Console
-
-            from vllm_builder.listeners import Terminal
-
-            self._real = Terminal(Console(stderr=True), **self._options)
+            self._real = choose(sys.stderr, verbose=self._verbose, quiet=self._quiet)
         self._real(event)
+
+    def close(self) -> None:
+        close = getattr(self._real, "close", None)
+        if close is not None:
+            close()
 
 
 def size(count: float) -> str:
