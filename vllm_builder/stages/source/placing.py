@@ -19,18 +19,21 @@ _STALE = 3600.0
 
 
 @contextmanager
-def partial_folder(dest: Path) -> Iterator[Path]:
+def partial_folder(dest: Path, *, shared: bool = False) -> Iterator[Path]:
     """A new folder beside ``dest`` to build in; the caller renames it, or a folder in it, to ``dest``.
 
     Whatever is left of it is removed at the end, also after an error or Ctrl-C. What a killed process left
     is removed by a later one.
+
+    Args:
+        shared: several processes may make ``dest`` at once; that it exists is no error then.
 
     Raises:
         SourceError: ``dest`` exists and is not an empty folder.
         NoSpace, NotWritable
     """
     parent = make_dir(dest.parent)
-    if os.path.lexists(dest) and not (dest.is_dir() and not dest.is_symlink() and not any(dest.iterdir())):
+    if not shared and os.path.lexists(dest) and not _is_empty_folder(dest):
         raise SourceError(
             f"{dest} exists already.",
             why="A source tree is only ever put into a new folder, so that nothing of yours is overwritten.",
@@ -53,6 +56,10 @@ def _clear_stale(parent: Path, name: str) -> None:
             pid = left.name.rpartition(".partial-")[2].partition("-")[0]
             if pid.isdigit() and not _alive(int(pid)) and time.time() - left.stat().st_mtime > _STALE:
                 shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
 
 
 def _alive(pid: int) -> bool:

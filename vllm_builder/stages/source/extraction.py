@@ -21,6 +21,7 @@ from typing import Final, Literal
 
 from vllm_builder.errors import BuilderError, HostileArchive, SourceError, from_os_error
 from vllm_builder.stages.source.archives import READ_LIMIT, Entry, entries_of
+from vllm_builder.stages.source.links import link_problem
 from vllm_builder.stages.source.placing import partial_folder
 
 Select = Callable[[str], bool]
@@ -217,7 +218,9 @@ class _Tree:
         stripped = len(tops) == 1 and self.kinds[(top,)] == "dir"
         depth = 1 if stripped else 0
         for parts, target in self.links.items():
-            self.check_link(parts, target, depth)
+            problem = link_problem(parts, target, lambda place: self.kinds.get(place) == "link", depth=depth)
+            if problem:
+                raise hostile(self.archive, "/".join(parts), problem)
         for parts, target in self.links.items():
             if self.wanted(parts):
                 path = self.folder.joinpath(*parts)
@@ -226,27 +229,6 @@ class _Tree:
         root = self.folder / top if stripped else self.folder
         root.mkdir(exist_ok=True)
         return root
-
-    def check_link(self, parts: tuple[str, ...], target: str, depth: int) -> None:
-        """A link must point to a place inside, on a way that goes through no other link.
-
-        The second rule makes the first one decidable by names alone: ``..`` behind a link would go up from
-        wherever that link leads.
-        """
-        name = "/".join(parts)
-        if not target or target.startswith("/") or "\\" in target or not target.isprintable():
-            raise hostile(self.archive, name, f"is a link to {target!r}")
-        here = list(parts[:-1])
-        steps = [step for step in target.split("/") if step not in {"", "."}]
-        for number, step in enumerate(steps):
-            if step == "..":
-                if len(here) <= depth:
-                    raise hostile(self.archive, name, f"is a link that leaves the tree ({target!r})")
-                here.pop()
-            else:
-                here.append(step)
-                if number < len(steps) - 1 and self.kinds.get(tuple(here)) == "link":
-                    raise hostile(self.archive, name, f"is a link through another link ({target!r})")
 
 
 def _write(entry: Entry, target: Path) -> None:
