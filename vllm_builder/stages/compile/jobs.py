@@ -1,0 +1,117 @@
+"""How many compilers at once fit this machine, or the part of it that we were given."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from vllm_builder.stages.compile.model import Device
+
+GIB = 1 << 30
+_PER_JOB = {"cuda": 5 * GIB, "cpu": 2 * GIB, "empty": GIB}
+_RESERVE = GIB
+
+
+def auto_jobs(device: Device, environ: Mapping[str, str], *, root: Path = Path("/")) -> tuple[int, str]:
+    """The number of compilers to run at once, and why.
+
+    MAX_JOBS in the environment is taken as it is (for cuda, divided by NVCC_THREADS, as upstream does). Else
+    the least of: the cores that this process may use, the CPU quota of its cgroup, and the memory that is
+    free (of the machine and of the cgroup) less 1 GiB, at 5 GiB a job for cuda and 2 GiB for cpu.
+
+    Args:
+        device: what is compiled.
+        environ: the person's environment variables.
+        root: where /proc and /sys are looked for.
+    """
+    wanted = environ.get("MAX_JOBS", "").strip()
+    if wanted.isdigit() and int(wanted) > 0:
+        threads = environ.get("NVCC_THREADS", "").strip()
+        if device == "cuda" and threads.isdigit() and int(threads) > 1:
+            return max(1, int(wanted) // int(threads)), f"MAX_JOBS={wanted} // NVCC_THREADS={threads}"
+        return int(wanted), f"MAX_JOBS={wanted}"
+
+    cores = len(os.sched_getaffinity(0))
+    limits: list[tuple[int, str]] = [(cores, _count(cores, "core"))]
+    quota = _cpu_quota(root)
+    if quota is not None:
+        limits.append((max(1, int(quota)), f"a CPU quota of {quota:g}"))
+    per_job = _PER_JOB[device]
+    for free, whose in _free_memory(root):
+        fitting = max(1, (free - _RESERVE) // per_job)
+        limits.append((fitting, f"{free / GIB:.1f} GiB of memory free {whose} at {per_job // GIB} GiB a job"))
+    jobs, reason = min(limits, key=lambda limit: limit[0])
+    return jobs, reason
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _free_memory(root: Path) -> list[tuple[int, str]]:
+    found = []
+    if match := re.search(r"^MemAvailable:\s+(\d+) kB", _read(root / "proc/meminfo"), re.MULTILINE):
+        found.append((int(match[1]) * 1024, "on this machine"))
+    for limit_file, usage_file, cache_key in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        for folder in _cgroups(root, "memory"):
+            limit = _number(folder / limit_file)
+            # Version 1 says "no limit" with a number near 2**63.
+            if limit is None or limit >= 1 << 60:
+                continue
+            used = _number(folder / usage_file) or 0
+            stat = re.search(rf"^{cache_key} (\d+)$", _read(folder / "memory.stat"), re.MULTILINE)
+            # Page cache counts as used but is given back under pressure.
+            used = max(0, used - (int(stat[1]) if stat else 0))
+            found.append((max(0, limit - used), "in this container"))
+    return found
+
+
+def _cpu_quota(root: Path) -> float | None:
+    quotas = []
+    for folder in _cgroups(root, "cpu"):
+        fields = _read(folder / "cpu.max").split()
+        if len(fields) == 2 and fields[0].isdigit() and fields[1].isdigit() and int(fields[1]):
+            quotas.append(int(fields[0]) / int(fields[1]))
+        quota, period = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")
+        if quota is not None and period and quota > 0:
+            quotas.append(quota / period)
+    return min(quotas, default=None)
+
+
+def _cgroups(root: Path, controller: str) -> list[Path]:
+    """Our cgroup's folder and its ancestors': a limit on any of them holds."""
+    found: dict[Path, None] = {}
+    base = root / "sys/fs/cgroup"
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0" and not controllers:
+            top = base
+        elif controller in controllers.split(","):
+            top = base / controllers if (base / controllers).is_dir() else base / controller
+        else:
+            continue
+        here = top / path.strip("/")
+        # Inside a container the path is the host's and does not exist here: the mount itself is ours.
+        while here != top and top in here.parents:
+            found[here] = None
+            here = here.parent
+        found[top] = None
+    return [folder for folder in found if folder.is_dir()]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _number(path: Path) -> int | None:
+    text = _read(path).strip()
+    return int(text) if re.fullmatch(r"-?\d{1,20}", text) else None
