@@ -89,20 +89,17 @@ def run_git(
             source.seek(0)
             options["istream"] = source
         try:
-            process = (
-                git.Git()
-                .execute(
-                    [git.Git.GIT_PYTHON_GIT_EXECUTABLE or "git", *arguments],
-                    as_process=True,
-                    env=environment,
-                    **options,
-                )
-                .proc
+            # Held until the end: the wrapper ends its process when it is collected.
+            holder = git.Git().execute(
+                [git.Git.GIT_PYTHON_GIT_EXECUTABLE or "git", *arguments],
+                as_process=True,
+                env=environment,
+                **options,
             )
         except (git.exc.GitError, OSError) as error:
             raise GitFailed("git could not be started") from error
-    assert process is not None
-    return _follow(process, arguments, timeout, idle, on_line, secret_url)
+    assert holder.proc is not None
+    return _follow(holder.proc, arguments, timeout, idle, on_line, secret_url)
 
 
 def _follow(

@@ -224,7 +224,7 @@ def _from_index(request: SourceRequest, cache: Cache, emit: Emit) -> Answer:
         if not isinstance(error, SourceError):
             raise
         raise _Unasked(error.why) from error
-    where = request.indexes.describe()
+    where = f"the configured indexes ({request.indexes.describe()})"
     sdists = [file for file in files if file.kind == "sdist"]
     if wanted == "latest":
         found = [f for f in sdists if not f.yanked and (v := parse_release(f.version)) and is_final(v)]
@@ -239,7 +239,7 @@ def _from_index(request: SourceRequest, cache: Cache, emit: Emit) -> Answer:
         if version is None and wanted != "latest":
             raise _Absent(where, "an index has releases only, no branches or commits: use --source git")
         listed = version is not None and any(file.version == str(version) for file in files)
-        why = f"{where} has it only as wheels" if listed else f"{where} does not list it"
+        why = f"{where} list it only as wheels" if listed else f"{where} do not list it"
         raise _Absent(where, why, [file.version for file in sdists if not file.yanked], has_wheels=listed)
     file = min(found, key=lambda f: (f.yanked, not f.filename.endswith(".tar.gz")))
     if file.yanked:
