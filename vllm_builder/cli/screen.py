@@ -28,7 +28,7 @@ def print_json(value: Any) -> None:
 
 def fail(error: BuilderError) -> int:
     """Show an error and return its exit code."""
-    finish()
+    finish(failed=True)
     if as_json():
         print_json(error.as_dict())
         return error.exit_code
@@ -53,12 +53,11 @@ def listener(*, verbose: bool = False, quiet: bool = False) -> Emit:
     return fan_out(chosen)
 
 
-def finish() -> None:
+def finish(*, failed: bool = False) -> None:
     """Take the live display away, before anything else is printed."""
     for one in _open:
-        close = getattr(one, "close", None)
-        if close is not None:
-            close()
+        if isinstance(one, _Late):
+            one.close(failed=failed)
     _open.clear()
 
 
@@ -81,10 +80,10 @@ class _Late:
             self._real = choose(sys.stderr, verbose=self._verbose, quiet=self._quiet)
         self._real(event)
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:
         close = getattr(self._real, "close", None)
         if close is not None:
-            close()
+            close(failed=failed)
 
 
 def size(count: float) -> str:
