@@ -133,5 +133,5 @@ def _setuptools_here() -> str | None:
 
     prefix = os.environ.get("VIRTUAL_ENV") or os.environ.get("CONDA_PREFIX")
     folders = [str(p) for p in Path(prefix).glob("lib/python*/site-packages")] if prefix else None
-    found = distributions(name="setuptools", **({"path": folders} if folders else {}))
+    found = distributions(name="setuptools", path=folders) if folders else distributions(name="setuptools")
     return next((d.version for d in found), None)

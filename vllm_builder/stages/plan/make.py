@@ -20,7 +20,7 @@ from vllm_builder.memo import Memo
 from vllm_builder.resources import shipped
 from vllm_builder.settings.layers import Layers, Resolved, add_device_recipe
 from vllm_builder.settings.model import Device, Settings
-from vllm_builder.stages.compile.model import CompilerCache, CompileSpec
+from vllm_builder.stages.compile.model import Compiler, CompilerCache, CompileSpec
 from vllm_builder.stages.environment.interpreter import find_interpreter
 from vllm_builder.stages.environment.lock import locked_version
 from vllm_builder.stages.plan.archs import check_toolkit, parse_archs
@@ -259,7 +259,7 @@ def _make(maker: _Maker) -> Plan:
     if toolkit is not None:
         check_torch(torch, toolkit)
 
-    compilers = ()
+    compilers: tuple[Compiler, ...] = ()
     facts: dict[str, str | bool] = {"torch": torch.version.split("+")[0]}
     setuptools = locked_version(environment.lock, "setuptools")
     if setuptools is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vllm_builder.errors import BuilderError, ResolutionError, SettingsError, TorchMissing
@@ -20,6 +20,8 @@ from vllm_builder.stages.plan.release import Release
 
 _BACKEND = re.compile(r"cpu|cu\d{2,3}|rocm[\d.]+|xpu")
 _HOUR = 3600.0
+Lock = Callable[[str, str], tuple[str, ...]]
+"""(requirement, PyTorch index) -> lock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,16 @@ def choose_environment(
         return spec, present
 
     wanted = _wanted(settings.torch, device, release, interpreter)
-    locked, backend, reason = _lock_with_fallbacks(wanted, device, backend, lock, memo, settings, emit)
+    locked, backend, reason = _lock_with_fallbacks(
+        wanted,
+        device,
+        backend,
+        lock,
+        lambda: _newest_cpu_build_in_links(interpreter, indexes, environ),
+        memo,
+        settings,
+        emit,
+    )
     version = locked_version(locked, "torch")
     if version is None:
         raise ResolutionError("The resolver returned no torch.", why=wanted.requirement, next="Report this.")
@@ -132,53 +143,71 @@ def _lock_with_fallbacks(
     wanted: Wanted,
     device: Device,
     backend: str,
-    lock: object,
+    lock: Lock,
+    in_links: Callable[[], str | None],
     memo: Memo,
     settings: Settings,
     emit: Emit,
 ) -> tuple[tuple[str, ...], str, str]:
     """Resolve, and for a device without CUDA prefer a build of torch without CUDA.
 
-    The order: the configured indexes; PyTorch's own index for CPU builds; the public version without its build
-    tag. What was taken is said in the reason, and in a note when it is not the first choice.
+    The order: the configured indexes; PyTorch's own index of CPU builds; with ``--torch auto`` the newest CPU build
+    in the configured find-links, and the pin without its build tag. What was taken is said in the reason.
     """
-    assert callable(lock)
-    attempts: list[tuple[str, str, str]] = [(wanted.requirement, backend, wanted.reason)]
-    if device != "cuda" and not backend:
-        attempts.append((wanted.requirement, "cpu", f"{wanted.reason}; from PyTorch's index of CPU builds"))
     public = wanted.requirement.split("+")[0]
-    if public != wanted.requirement and settings.torch == "auto":
-        attempts.append((public, backend, f"{wanted.reason}, without its build tag, which no index here has"))
     second_best: tuple[tuple[str, ...], str, str] | None = None
     first_error: BuilderError | None = None
-    for requirement, index, reason in attempts:
-        further = index == "cpu" and backend != "cpu"
-        if further and (settings.offline or _lately_unreachable(memo, settings)):
-            continue
+    for attempt in ("configured", "pytorch", "links", "public"):
+        requirement, index, reason = wanted.requirement, backend, wanted.reason
+        if attempt == "pytorch":
+            if device == "cuda" or backend or settings.offline or _lately_unreachable(memo, settings):
+                continue
+            index, reason = "cpu", f"{reason}; from PyTorch's index of CPU builds"
+        elif attempt == "links":
+            found_there = in_links() if device != "cuda" and settings.torch == "auto" and not backend else None
+            if found_there is None:
+                continue
+            requirement = f"torch=={found_there}"
+            reason = f"the newest CPU build that the configured find-links have; {reason} ({public}) has none here"
+        elif attempt == "public":
+            if settings.torch != "auto" or public == requirement:
+                continue
+            requirement, reason = public, f"{reason}, without its build tag, which no index here has"
         try:
             found = lock(requirement, index)
         except BuilderError as problem:
             first_error = first_error or problem
-            if further:
+            if attempt == "pytorch":
                 memo.put(["pytorch index unreachable"], True)
             continue
-        version = locked_version(found, "torch") or ""
-        if device == "cuda" or cuda_of(version, found) is None:
+        if device == "cuda" or cuda_of(locked_version(found, "torch") or "", found) is None:
             return found, index, reason
         second_best = second_best or (found, index, reason)
     if second_best is not None:
-        version = locked_version(second_best[0], "torch")
         emit(
             Note(
                 stage="plan",
                 level="warning",
-                message=f"torch {version} is a build for CUDA, and no CPU build could be reached; its CMake package "
-                "will want a CUDA toolkit (--torch-index gives another index)",
+                message=f"torch {locked_version(second_best[0], 'torch')} is a build for CUDA, and no CPU build could be "
+                "reached; its CMake package will want a CUDA toolkit (--torch-index gives another index)",
             )
         )
         return second_best
     assert first_error is not None
     raise first_error
+
+
+def _newest_cpu_build_in_links(interpreter: Interpreter, indexes: Indexes, environ: Mapping[str, str]) -> str | None:
+    """The newest torch of the find-links that this interpreter can use, if it is a build without CUDA."""
+    from vllm_builder.stages.environment.uv import run_uv
+
+    if not indexes.find_links:
+        return None
+    only = indexes.model_copy(update={"no_index": True})
+    command = ["pip", "compile", "-", "--python", interpreter.path, "--quiet", "--no-deps", "--no-header", "--no-annotate"]
+    run = run_uv(command, environ=environ, indexes=only, stdin="torch\n")
+    version = locked_version(run.stdout.splitlines(), "torch") if run.returncode == 0 else None
+    return version if version and version.endswith("+cpu") else None
 
 
 def _lately_unreachable(memo: Memo, settings: Settings) -> bool:
