@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from vllm_builder.stages.patch.operations import PatchSet
 
 READ_PATTERNS: Final[tuple[str, ...]] = (
     "pyproject.toml",
@@ -19,11 +23,21 @@ READ_PATTERNS: Final[tuple[str, ...]] = (
     "tools/build_rust.py",
     "rust-toolchain.toml",
     "vllm/envs.py",
-    "csrc/cpu/utils.cpp",
-    "csrc/cpu/cpu_types_x86.hpp",
 )
 """Glob patterns relative to the tree's root; ``*`` stays within one folder, ``**`` crosses folders.
 
-Pre-installed sets need nothing else. A set of the user's own that edits other files asks for them
-with its paths: see :func:`patterns_of`.
+The shipped sets and the plan need nothing else. A set of the person's own may: see :func:`patterns_of`.
 """
+
+
+def patterns_of(sets: Mapping[str, PatchSet]) -> tuple[str, ...]:
+    """:data:`READ_PATTERNS` and all paths that some patch sets name besides."""
+    from vllm_builder.stages.patch.operations import paths_of
+
+    named = {
+        path
+        for patch_set in sets.values()
+        for operation in patch_set.operation
+        for path in paths_of(operation)
+    }
+    return (*READ_PATTERNS, *sorted(named - set(READ_PATTERNS)))

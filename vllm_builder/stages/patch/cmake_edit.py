@@ -1,0 +1,95 @@
+"""Operations on CMake files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vllm_builder.stages.patch.cmake import Argument, CMakeFile, Command, Edit, spell
+from vllm_builder.stages.patch.operations import RemoveCmakeArgument, SetCmakeVariable
+from vllm_builder.stages.patch.outcome import Missed, Outcome
+from vllm_builder.stages.patch.tree import Overlay
+
+_SCOPES = frozenset({"CACHE", "PARENT_SCOPE"})
+
+
+def _files(overlay: Overlay, patterns: tuple[str, ...]) -> Iterator[tuple[str, CMakeFile]]:
+    names = overlay.glob(patterns)
+    if not names:
+        raise Missed(f"no file matches {', '.join(patterns)}", target=True)
+    for name in names:
+        yield name, CMakeFile(overlay.get(name) or b"", name)
+
+
+def set_variable(operation: SetCmakeVariable, overlay: Overlay) -> Outcome:
+    """Give all ``set`` and ``option`` invocations of a variable another value."""
+    wanted = (operation.value,) if isinstance(operation.value, str) else operation.value
+    outcome, others = Outcome(), set()
+    for path, file in _files(overlay, operation.files):
+        edits, found = [], False
+        for command in (*file.commands("set", (operation.name,)), *file.commands("option", ("*",))):
+            if command.arguments[0].value != operation.name:
+                continue
+            old = _values(command)
+            if tuple(argument.value for argument in old) == wanted:
+                found = True
+            elif operation.where and " ".join(argument.value for argument in old) not in operation.where:
+                others.add(" ".join(argument.value for argument in old))
+            else:
+                edits.append(_replacement(command, old, wanted))
+        if edits:
+            overlay.put(path, file.edited(edits).data)
+            outcome.changed.append(path)
+        elif found:
+            outcome.already.append(path)
+    if not outcome.changed and not outcome.already:
+        why = f" to {', '.join(operation.where)}, only to {', '.join(sorted(others))}" if others else ""
+        raise Missed(f"no file in {', '.join(operation.files)} sets {operation.name}{why}")
+    return outcome
+
+
+def _values(command: Command) -> tuple[Argument, ...]:
+    """The arguments that make the value."""
+    if command.name == "option":
+        return command.arguments[2:3]
+    values = []
+    for argument in command.arguments[1:]:
+        if argument.value in _SCOPES and not argument.quoted:
+            break
+        values.append(argument)
+    return tuple(values)
+
+
+def _replacement(command: Command, old: tuple[Argument, ...], wanted: tuple[str, ...]) -> Edit:
+    text = " ".join(spell(value) for value in wanted)
+    if old:
+        return Edit(old[0].start, old[-1].stop, text)
+    after = command.arguments[1 if command.name == "option" and len(command.arguments) > 1 else 0]
+    return Edit(after.stop, after.stop, f" {text}")
+
+
+def remove_argument(operation: RemoveCmakeArgument, overlay: Overlay) -> Outcome:
+    """Remove an argument and the blanks before it."""
+    outcome = Outcome()
+    for path, file in _files(overlay, operation.files):
+        edits = [
+            Edit(_blanks_before(file.data, argument.start), argument.stop, "")
+            for command in file.commands(operation.command, operation.arguments)
+            for argument in command.arguments[len(operation.arguments) :]
+            if argument.value == operation.remove
+        ]
+        if edits:
+            overlay.put(path, file.edited(edits).data)
+            outcome.changed.append(path)
+    if not outcome.changed:
+        shape = " ".join((*operation.arguments, "..."))
+        raise Missed(f"no {operation.command}({shape}) has the argument {operation.remove}")
+    return outcome
+
+
+def _blanks_before(data: bytes, position: int) -> int:
+    start = position
+    while start and data[start - 1 : start] in {b" ", b"\t", b"\r", b"\n"}:
+        start -= 1
+    line = data.rfind(b"\n", 0, start) + 1
+    # Behind a line comment the line's end must stay, or the comment would swallow what follows.
+    return position if b"#" in data[line:start] and b"\n" in data[start:position] else start
