@@ -34,7 +34,9 @@ def test_every_other_field_is_inside() -> None:
 @given(st.dictionaries(st.text(), st.text()))
 def test_the_order_of_a_mapping_does_not_matter(flags: dict[str, str]) -> None:
     turned = dict(reversed(flags.items()))
-    assert digest(Outer(inner=Inner(name="x"), flags=flags)) == digest(Outer(inner=Inner(name="x"), flags=turned))
+    assert digest(Outer(inner=Inner(name="x"), flags=flags)) == digest(
+        Outer(inner=Inner(name="x"), flags=turned)
+    )
 
 
 @given(

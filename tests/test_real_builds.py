@@ -42,7 +42,11 @@ def _environ(**changes: str) -> dict[str, str]:
 
 def _build(*arguments: str | Path, **changes: str) -> dict[str, Any]:
     run = subprocess.run(
-        _command("build", *arguments, "--json"), env=_environ(**changes), capture_output=True, text=True, check=False
+        _command("build", *arguments, "--json"),
+        env=_environ(**changes),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-3000:]
     result: dict[str, Any] = json.loads(run.stdout)
@@ -100,7 +104,9 @@ def test_requires_dist_is_upstreams_less_the_torch_family(
     assert _requirements(_metadata(Path(cpu["wheel"]))) == wanted
 
 
-def test_the_wheel_installs_and_computes_what_torch_computes(cpu: dict[str, Any], cache: Path, tmp_path: Path) -> None:
+def test_the_wheel_installs_and_computes_what_torch_computes(
+    cpu: dict[str, Any], cache: Path, tmp_path: Path
+) -> None:
     from vllm_builder.indexes import read_indexes
     from vllm_builder.stages.environment.uv import run_uv
 
@@ -109,7 +115,10 @@ def test_the_wheel_installs_and_computes_what_torch_computes(cpu: dict[str, Any]
     plan = json.loads(
         subprocess.run(
             _command("plan", *cpu["arguments"], "--cache-dir", cache, "--json"),
-            env=_environ(), capture_output=True, text=True, check=True,
+            env=_environ(),
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
     )["plan"]
     lock = [line for line in plan["environment"]["lock"] if not line.startswith(("cmake", "ninja", "ccache"))]
@@ -136,7 +145,9 @@ difference = (out - expected).abs().max().item()
 assert difference <= 1e-6, difference
 print("difference", difference)
 """
-    ran = subprocess.run([python, "-I", "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        [python, "-I", "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
@@ -172,12 +183,33 @@ def test_a_build_that_was_ended_in_mid_compile_goes_on(
 ) -> None:
     # Without a compiler cache, so that what was done before can only come from the tree.
     arguments = [
-        *("v0.9.2", "--device", "cpu", "--torch", TORCH, "--source", str(sdist("0.9.2")), "--compiler-cache", "off"),
-        *("--workspace", str(tmp_path / "build"), "--cache-dir", str(cache), "--force", "--variable", f"VLLM_X={number}"),
+        *(
+            "v0.9.2",
+            "--device",
+            "cpu",
+            "--torch",
+            TORCH,
+            "--source",
+            str(sdist("0.9.2")),
+            "--compiler-cache",
+            "off",
+        ),
+        *(
+            "--workspace",
+            str(tmp_path / "build"),
+            "--cache-dir",
+            str(cache),
+            "--force",
+            "--variable",
+            f"VLLM_X={number}",
+        ),
     ]
     process = subprocess.Popen(
-        _command("build", *arguments, "--json"), env=_environ(),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        _command("build", *arguments, "--json"),
+        env=_environ(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stderr is not None
     for line in process.stderr:
@@ -208,7 +240,17 @@ def test_0_9_0_1_for_cpu(cache: Path, sdist: Sdist, tmp_path: Path) -> None:
 @pytest.mark.parametrize("version", ["0.6.4.post1", "0.9.2", "0.20.0", "0.33.0"])
 def test_empty(version: str, cache: Path, sdist: Sdist, tmp_path: Path) -> None:
     result = _build(
-        *(version, "--device", "empty", "--source", sdist(version), "--workspace", tmp_path, "--cache-dir", cache),
+        *(
+            version,
+            "--device",
+            "empty",
+            "--source",
+            sdist(version),
+            "--workspace",
+            tmp_path,
+            "--cache-dir",
+            cache,
+        ),
     )
     wheel = Path(result["wheel"])
     assert wheel.name.startswith(f"vllm-{version}+empty-")
@@ -220,5 +262,3 @@ def test_empty(version: str, cache: Path, sdist: Sdist, tmp_path: Path) -> None:
     else:
         assert rust == []
         assert wheel.name.endswith("-py3-none-any.whl")
-
-

@@ -57,10 +57,12 @@ class _Steps:
         self.emit(StageFinished(stage=name, seconds=self.seconds[name], summary=self.summary))
 
 
-def prepare_tree(plan: Plan, tree: Path, cache: Cache, *, offline: bool = False, emit: Emit = ignore) -> dict[str, object]:
+def prepare_tree(
+    plan: Plan, tree: Path, cache: Cache, *, offline: bool = False, emit: Emit = ignore
+) -> dict[str, object]:
     """Make the patched tree of a plan at ``tree``, or keep the one that is already whole.
 
-    A tree counts as whole once its ``.ready`` file stands beside it; a half-made one is made again.
+    A tree counts as whole once its ``.ready.json`` stands beside it; a half-made one is made again.
 
     Returns:
         the patch report, as JSON types.
@@ -68,17 +70,20 @@ def prepare_tree(plan: Plan, tree: Path, cache: Cache, *, offline: bool = False,
     from vllm_builder.stages.patch import apply
     from vllm_builder.stages.source import fetch
 
+    steps = _Steps(emit)
     ready = tree.with_name(f"{tree.name}.ready.json")
     if tree.is_dir() and ready.is_file():
         found = json.loads(ready.read_text())
         if found["digest"] == plan.digest:
-            emit(Note(stage="source", message=f"Keeping the tree {tree}", level="debug"))
+            emit(Note(stage="source", message=f"Going on in the tree {tree}"))
             report: dict[str, object] = found["patch_report"]
             return report
-    ready.unlink(missing_ok=True)
-    remove_tree(tree)
-    make_dir(tree.parent)
-    fetch(plan.source, tree, cache, emit, offline=offline)
+    with steps.stage("source", "Source"):
+        ready.unlink(missing_ok=True)
+        remove_tree(tree)
+        make_dir(tree.parent)
+        fetch(plan.source, tree, cache, emit, offline=offline)
+        steps.summary = f"{plan.source.kind} {plan.source.name}"
     report = apply(plan.patches, tree, emit=emit).model_dump(mode="json")
     write_atomic(ready, json.dumps({"digest": plan.digest, "patch_report": report}, indent=1))
     return report
@@ -141,11 +146,13 @@ def _build(
         # A forced build begins anew; one that was broken off is gone on with.
         remove_tree(tree)
         done.unlink()
-    with steps.stage("source", "Source and patches"):
-        report = prepare_tree(plan, tree, cache, offline=offline, emit=emit)
-        steps.summary = f"{plan.source.kind} {plan.source.name}, {_changes(report)}"
+    started = time.monotonic()
+    report = prepare_tree(plan, tree, cache, offline=offline, emit=emit)
+    steps.seconds["tree"] = round(time.monotonic() - started, 3)
     with steps.stage("environment", "Build environment"):
-        environment = prepare(plan.environment, cache.environments, environ=environ, offline=offline, emit=emit)
+        environment = prepare(
+            plan.environment, cache.environments, environ=environ, offline=offline, emit=emit
+        )
         steps.summary = f"{len(environment.packages)} packages, Python {plan.environment.python.version}"
     with steps.stage("compile", f"Compile {plan.compile.version}"):
         result = compile_wheel(
@@ -169,7 +176,10 @@ def _build(
         plan=plan.as_dict(),
         patch_report=report,
         timings=steps.seconds,
-        tools={**result.tools, **{k: environment.packages[k] for k in ("setuptools", "wheel") if k in environment.packages}},
+        tools={
+            **result.tools,
+            **{k: environment.packages[k] for k in ("setuptools", "wheel") if k in environment.packages},
+        },
         wheel=WheelFile.of(result.wheel),
         created=now(),
         builder=__version__,
@@ -205,7 +215,11 @@ def _tree_lock(tree: Path, emit: Emit) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            emit(Note(stage="source", message=f"Another build is using {tree}; waiting for it", level="warning"))
+            emit(
+                Note(
+                    stage="source", message=f"Another build is using {tree}; waiting for it", level="warning"
+                )
+            )
             lock.acquire()
     try:
         yield
@@ -223,12 +237,6 @@ def _room(folder: Path) -> None:
             why=f"A build needs at least {_SMALLEST_FREE / 1e9:.1f} GB for its tree and objects.",
             next="Free some space (`vllm-builder cache prune`), or point --workspace at a larger disk.",
         )
-
-
-def _changes(report: Mapping[str, object]) -> str:
-    entries = report.get("entries")
-    changed = [e for e in entries if e.get("status") == "changed"] if isinstance(entries, list) else []
-    return f"{len(changed)} changes by patches"
 
 
 def _compiled(units: int, resumed: int, cache: Mapping[str, int]) -> str:

@@ -31,7 +31,9 @@ def test_spellings(text: str, arch: str) -> None:
     assert parse_arch(text) == arch
 
 
-@pytest.mark.parametrize("text", ["", "sm_", "b200", "sm_1000", "10", "5.5", "sm_100b", "10.0.0", "-1", "９０"])
+@pytest.mark.parametrize(
+    "text", ["", "sm_", "b200", "sm_1000", "10", "5.5", "sm_100b", "10.0.0", "-1", "\uff19\uff10"]
+)
 def test_what_is_none(text: str) -> None:
     with pytest.raises(ArchError) as caught:
         parse_arch(text)

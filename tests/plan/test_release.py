@@ -9,7 +9,12 @@ import pytest
 from vllm_builder.errors import SourceError
 from vllm_builder.stages.plan.release import Release
 
-X86 = {"python_version": "3.11", "platform_machine": "x86_64", "platform_system": "Linux", "sys_platform": "linux"}
+X86 = {
+    "python_version": "3.11",
+    "platform_machine": "x86_64",
+    "platform_system": "Linux",
+    "sys_platform": "linux",
+}
 
 
 def _tree(root: Path, files: dict[str, str]) -> Release:

@@ -62,7 +62,9 @@ def test_existing_torch_is_read_from_its_files(tmp_path: Path) -> None:
     (package / "version.py").write_text(
         "from typing import Optional\n__version__ = '2.11.0+cu130'\ncuda: Optional[str] = '13.0'\nhip = None\n"
     )
-    python = Interpreter(path="p", version="3.11.7", tag="cp311", site_packages=(str(tmp_path / "site-packages"),))
+    python = Interpreter(
+        path="p", version="3.11.7", tag="cp311", site_packages=(str(tmp_path / "site-packages"),)
+    )
     found = torch_in(python)
     assert found is not None
     assert (found.version, found.cuda) == ("2.11.0+cu130", "13.0")

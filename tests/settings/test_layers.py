@@ -61,9 +61,16 @@ def test_an_unknown_variable_of_ours_is_refused_with_the_nearest_name(tmp_path: 
 
 @pytest.mark.parametrize(
     ("options", "word"),
-    [({"device": "tpu"}, "device"), ({"jobs": "many"}, "jobs"), ({"jobs": 0}, "jobs"), ({"build_type": "Fast"}, "build-type")],
+    [
+        ({"device": "tpu"}, "device"),
+        ({"jobs": "many"}, "jobs"),
+        ({"jobs": 0}, "jobs"),
+        ({"build_type": "Fast"}, "build-type"),
+    ],
 )
-def test_a_bad_value_names_the_setting_and_its_origin(options: dict[str, object], word: str, tmp_path: Path) -> None:
+def test_a_bad_value_names_the_setting_and_its_origin(
+    options: dict[str, object], word: str, tmp_path: Path
+) -> None:
     with pytest.raises(SettingsError, match=word) as caught:
         gather(options, {}, cwd=tmp_path).resolve()
     assert "command line" in caught.value.why
@@ -82,7 +89,9 @@ def test_a_misspelt_key_of_a_recipe_is_refused(tmp_path: Path) -> None:
         load_recipe(str(path))
 
 
-@pytest.mark.parametrize("text", ["device = ", '[[when]]\nreleases = "banana"\n', "when = 3\n", 'description = 3\n'])
+@pytest.mark.parametrize(
+    "text", ["device = ", '[[when]]\nreleases = "banana"\n', "when = 3\n", "description = 3\n"]
+)
 def test_a_broken_recipe_is_a_clear_error(text: str) -> None:
     with pytest.raises(RecipeError):
         parse_choices(text, "recipe x")

@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(141)
     except OSError as error:
         sys.exit(fail(from_os_error(error, "working")))
-    except Exception as error:  # noqa: BLE001  # the last line of defence: click's own, else a bug of ours
+    except Exception as error:  # the last line of defence: click's own, else a bug of ours
         import click
 
         if isinstance(error, click.exceptions.Abort):

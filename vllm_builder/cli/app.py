@@ -82,7 +82,9 @@ def build(json_: bool, verbose: bool, quiet: bool, **options: Any) -> None:
     result = obey(plan, settings, emit=emit)
     screen.finish()
     if json_:
-        screen.print_json(result.model_dump(mode="json", exclude={"record"}) | {"record": _record(result.record)})
+        screen.print_json(
+            result.model_dump(mode="json", exclude={"record"}) | {"record": _record(result.record)}
+        )
         return
     if not quiet:
         wheel = result.record.wheel

@@ -53,7 +53,13 @@ def list_(cache_dir: str | None, json_: bool) -> None:
         r = e.record
         device = ", ".join(r.archs) or r.device
         table.add_row(
-            e.digest[:12], r.version, device, r.torch or "-", screen.size(r.wheel.size), r.created, r.wheel.filename
+            e.digest[:12],
+            r.version,
+            device,
+            r.torch or "-",
+            screen.size(r.wheel.size),
+            r.created,
+            r.wheel.filename,
         )
     Console().print(table if entries else "The store is empty.")
 
@@ -68,7 +74,9 @@ def show(digest: str, cache_dir: str | None, json_: bool) -> None:
     entry = Store(root).find(digest)
     if entry is None:
         raise StoreError(
-            f"There is no wheel of a plan {digest} in the store.", why=f"Looked in {root}.", next="Try `cache list`."
+            f"There is no wheel of a plan {digest} in the store.",
+            why=f"Looked in {root}.",
+            next="Try `cache list`.",
         )
     if json_:
         screen.print_json(entry.record.model_dump(mode="json") | {"path": str(entry.wheel)})
@@ -105,7 +113,9 @@ def verify(digests: tuple[str, ...], cache_dir: str | None, json_: bool) -> None
             click.echo(f"{item.digest[:12]}  {item.state}  {item.folder}")
             for problem in item.problems:
                 click.echo(f"              {problem}")
-        click.echo(f"{len(report.checked)} entries, {len(report.damaged)} damaged, {screen.size(report.bytes_read)} read")
+        click.echo(
+            f"{len(report.checked)} entries, {len(report.damaged)} damaged, {screen.size(report.bytes_read)} read"
+        )
     if not report.ok:
         if json_:
             raise SystemExit(StoreError.exit_code)
@@ -119,8 +129,14 @@ def verify(digests: tuple[str, ...], cache_dir: str | None, json_: bool) -> None
 @click.option("--older-than", metavar="AGE", help="Not used for this long: 30d, 12h")
 @click.option("--max-size", metavar="SIZE", help="Keep at most this much: 20GB")
 @click.option("--keep", type=click.IntRange(0), metavar="N", help="Keep at most N")
-@click.option("--kind", "kinds", multiple=True, metavar="KIND", help="Prune this cache instead of the wheels: "
-              "downloads, git, surveys, memo, environments, ccache, sccache (may be repeated)")
+@click.option(
+    "--kind",
+    "kinds",
+    multiple=True,
+    metavar="KIND",
+    help="Prune this cache instead of the wheels: "
+    "downloads, git, surveys, memo, environments, ccache, sccache (may be repeated)",
+)
 @click.option("--last", is_flag=True, help="Also the last good wheel of a plan")
 @click.option("--dry-run", is_flag=True, help="Only say what would go")
 @_cache_dir
@@ -161,7 +177,9 @@ def _age(text: str | None) -> float | None:
         return None
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw])", text.strip())
     if not match:
-        raise SettingsError(f"--older-than {text!r} is not an age.", next="Write for example 30d, 12h or 90m.")
+        raise SettingsError(
+            f"--older-than {text!r} is not an age.", next="Write for example 30d, 12h or 90m."
+        )
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[match[2]]
 
 

@@ -12,7 +12,9 @@ from vllm_builder.errors import PatchSetError, did_you_mean
 from vllm_builder.resources import shipped
 from vllm_builder.settings.recipe import available, load_recipe
 
-_folders = click.option("--patches", "folders", multiple=True, metavar="DIR", help="Folder of further patch sets")
+_folders = click.option(
+    "--patches", "folders", multiple=True, metavar="DIR", help="Folder of further patch sets"
+)
 
 
 @click.group()
@@ -24,7 +26,9 @@ def recipes() -> None:
 @json_option
 def list_recipes(json_: bool) -> None:
     """All recipes, with a line each."""
-    rows = [(name, load_recipe(str(path)).description, str(path)) for name, path in sorted(available().items())]
+    rows = [
+        (name, load_recipe(str(path)).description, str(path)) for name, path in sorted(available().items())
+    ]
     if json_:
         screen.print_json([{"name": n, "description": d, "path": p} for n, d, p in rows])
         return
@@ -58,7 +62,9 @@ def list_patches(folders: tuple[str, ...], json_: bool) -> None:
 
     sets = load((shipped("patches"), *map(Path, folders)))
     if json_:
-        screen.print_json([{"name": n, "description": s.description, "default": s.default} for n, s in sets.items()])
+        screen.print_json(
+            [{"name": n, "description": s.description, "default": s.default} for n, s in sets.items()]
+        )
         return
     _rows([(n, s.description + ("" if s.default else " (opt-in: --with-patch)")) for n, s in sets.items()])
 

@@ -16,17 +16,25 @@ from vllm_builder.errors import SettingsError, SourceError
 from vllm_builder.resources import shipped
 
 if TYPE_CHECKING:
-    from vllm_builder.stages.patch.model import PatchReport
+    from vllm_builder.stages.patch.report import PatchReport
 
 
 @click.command()
 @click.argument("dir", type=click.Path(path_type=Path))
 @click.option("--release", metavar="V", help="The tree's release (default: what its PKG-INFO says)")
-@click.option("--device", default="cuda", show_default=True, metavar="cuda|cpu|empty", help="Which device's patches")
-@click.option("--patches", multiple=True, metavar="DIR", help="Folder of further patch sets (may be repeated)")
-@click.option("--with-patch", multiple=True, metavar="NAME", help="Also apply this opt-in set (may be repeated)")
+@click.option(
+    "--device", default="cuda", show_default=True, metavar="cuda|cpu|empty", help="Which device's patches"
+)
+@click.option(
+    "--patches", multiple=True, metavar="DIR", help="Folder of further patch sets (may be repeated)"
+)
+@click.option(
+    "--with-patch", multiple=True, metavar="NAME", help="Also apply this opt-in set (may be repeated)"
+)
 @click.option("--without-patch", multiple=True, metavar="NAME", help="Leave this set out (may be repeated)")
-@click.option("--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="A value that a set asks for")
+@click.option(
+    "--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="A value that a set asks for"
+)
 @click.option(
     "--fact",
     "facts",
@@ -64,14 +72,15 @@ def patch(
         load((shipped("patches"), *map(Path, patches))),
         release=release,
         device=device,  # type: ignore[arg-type]  # checked above
-        facts=_facts(facts, device),
+        facts={**_facts(facts, device), **given({"parameters": parameters}).get("parameters", {})},
         enable=with_patch,
         disable=without_patch,
-        parameters=given({"parameters": parameters}).get("parameters", {}),
     )
     report = apply(selection, dir, check=check, emit=screen.listener())
     if json_:
-        screen.print_json(report.model_dump(mode="json") | {"release": release, "device": device, "check": check})
+        screen.print_json(
+            report.model_dump(mode="json") | {"release": release, "device": device, "check": check}
+        )
     else:
         _show(report, diff, check)
     if check and any(entry.status == "changed" for entry in report.entries):

@@ -34,7 +34,9 @@ def show(plan: Plan, settings: Settings, cache: Cache) -> None:
     console.print(f"digest   {plan.digest}", highlight=False, soft_wrap=True)
     state = f"in the store since {entry.record.created}" if entry else "would be built"
     console.print(f"store    {state}", highlight=False)
-    console.print(f"folders  workspace {settings.workspace}, cache {cache.root}", highlight=False, soft_wrap=True)
+    console.print(
+        f"folders  workspace {settings.workspace}, cache {cache.root}", highlight=False, soft_wrap=True
+    )
 
 
 def explain(plan: Plan, digest: str, cache: Cache, json_: bool) -> None:

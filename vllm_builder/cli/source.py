@@ -48,6 +48,8 @@ def hand_over(layers: Layers, dest: str, json_: bool, emit: Emit) -> None:
         return
     words = " ".join(f"{k}='{v}'" for k, v in variables.items())
     abi = f" --py-limited-api={plan.compile.limited_api}" if plan.compile.limited_api else ""
-    click.echo("To build it by hand, in an environment with torch and the tree's build requirements:", err=True)
+    click.echo(
+        "To build it by hand, in an environment with torch and the tree's build requirements:", err=True
+    )
     click.echo(f"  cd {target} && {words} python setup.py bdist_wheel{abi}", err=True)
     click.echo(str(target))

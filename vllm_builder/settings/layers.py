@@ -139,7 +139,9 @@ def parse_pairs(items: list[str] | tuple[str, ...], origin: str) -> dict[str, st
     for item in items:
         name, equals, value = item.partition("=")
         if not equals or not name.strip():
-            raise SettingsError(f"{item!r} ({origin}) is not NAME=VALUE.", next="Write for example NAME=value.")
+            raise SettingsError(
+                f"{item!r} ({origin}) is not NAME=VALUE.", next="Write for example NAME=value."
+            )
         out[name.strip()] = value
     return out
 

@@ -50,7 +50,8 @@ class Settings(Model):
         None, description="Index for torch alone: a URL, or cu129, cpu, ... for PyTorch's own"
     )
     python: str | None = Field(
-        None, description="Interpreter to build with and for: a path or X.Y (default: the active environment's)"
+        None,
+        description="Interpreter to build with and for: a path or X.Y (default: the active environment's)",
     )
     source: str = Field(
         "auto", description="git, pypi, auto (git, else the sdist), or the PATH of a tree or archive"
@@ -65,7 +66,8 @@ class Settings(Model):
     )
     compiler_cache: CacheChoice = Field("auto", description="Compiler cache (auto: ccache)")
     patches: tuple[Path, ...] = Field(
-        (), description="Folder of further patch sets; one of a shipped set's name replaces it (may be repeated)"
+        (),
+        description="Folder of further patch sets; one of a shipped set's name replaces it (may be repeated)",
     )
     with_patch: tuple[str, ...] = Field((), description="Also apply this opt-in patch set (may be repeated)")
     without_patch: tuple[str, ...] = Field((), description="Leave this patch set out (may be repeated)")
@@ -76,7 +78,8 @@ class Settings(Model):
     workspace: Path = Field(Path("build"), description="Folder of trees, logs and output")
     out: Path | None = Field(None, description="Where the wheel is put (default: WORKSPACE/wheels)")
     cache_dir: Path | None = Field(
-        None, description="Folder of downloads, environments, compiler cache and store (default: the user cache)"
+        None,
+        description="Folder of downloads, environments, compiler cache and store (default: the user cache)",
     )
     offline: bool = Field(False, description="Touch no network; name everything that is missing")
     refresh: bool = Field(False, description="Ask the network again where an answer is remembered")

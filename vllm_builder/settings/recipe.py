@@ -51,7 +51,9 @@ class Choices(Model):
         return found
 
 
-def _values(table: Mapping[str, Any], allowed: frozenset[str], where: str, error: type[BuilderError]) -> dict[str, Any]:
+def _values(
+    table: Mapping[str, Any], allowed: frozenset[str], where: str, error: type[BuilderError]
+) -> dict[str, Any]:
     out = {}
     for key, value in table.items():
         name = key.replace("-", "_")
@@ -88,7 +90,10 @@ def parse_choices(
     when = []
     tables = table.pop("when", [])
     if not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
-        raise error(f"{origin}: 'when' must be written as [[when]] tables.", next='Write [[when]] with releases = "...".')
+        raise error(
+            f"{origin}: 'when' must be written as [[when]] tables.",
+            next='Write [[when]] with releases = "...".',
+        )
     for number, entry in enumerate(tables, 1):
         where = f"{origin}, [[when]] number {number}"
         releases = entry.pop("releases", None)
@@ -110,7 +115,9 @@ def read_settings_file(path: Path) -> Choices:
     Raises:
         SettingsError
     """
-    return parse_choices(_read(path, SettingsError), str(path), error=SettingsError, further=frozenset({"recipe"}))
+    return parse_choices(
+        _read(path, SettingsError), str(path), error=SettingsError, further=frozenset({"recipe"})
+    )
 
 
 def _read(path: Path, error: type[BuilderError]) -> str:
@@ -120,7 +127,9 @@ def _read(path: Path, error: type[BuilderError]) -> str:
         raise error(f"{path} is not UTF-8 text.", next="Save it as UTF-8.") from None
     except OSError as problem:
         raise error(
-            f"Cannot read {path}.", why=problem.strerror or str(problem), next="Check the name and the permissions."
+            f"Cannot read {path}.",
+            why=problem.strerror or str(problem),
+            next="Check the name and the permissions.",
         ) from None
 
 
@@ -142,7 +151,9 @@ def load_recipe(name: str) -> Choices:
     if name.endswith(".toml") or "/" in name:
         path = Path(name)
         if not path.is_file():
-            raise RecipeError(f"There is no recipe file {name}.", next="Check the path, or `vllm-builder recipes list`.")
+            raise RecipeError(
+                f"There is no recipe file {name}.", next="Check the path, or `vllm-builder recipes list`."
+            )
     else:
         known = available()
         if name not in known:

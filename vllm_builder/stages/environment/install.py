@@ -20,7 +20,9 @@ _OVERLAY = "_vllm_builder_overlay.pth"
 
 def environment_key(spec: EnvironmentSpec) -> str:
     """Environments of the same interpreter and lock are shared between plans."""
-    return digest([spec.python.path, spec.python.version, list(spec.lock), list(spec.overlay), spec.torch_backend])[:16]
+    return digest(
+        [spec.python.path, spec.python.version, list(spec.lock), list(spec.overlay), spec.torch_backend]
+    )[:16]
 
 
 def prepare(
@@ -44,7 +46,13 @@ def prepare(
         ready = root / _READY
         if ready.is_file() and (root / "bin" / "python").exists():
             packages = json.loads(ready.read_text())
-            emit(Note(stage="environment", message=f"Reusing {root.name} ({len(packages)} packages)", level="debug"))
+            emit(
+                Note(
+                    stage="environment",
+                    message=f"Reusing {root.name} ({len(packages)} packages)",
+                    level="debug",
+                )
+            )
             return Environment(python=root / "bin" / "python", bin=root / "bin", packages=packages)
         remove_tree(root)
         packages = _install(spec, root, environ, offline, emit)
@@ -57,7 +65,9 @@ def _install(
 ) -> dict[str, str]:
     from vllm_builder.stages.environment.uv import run_uv
 
-    made = run_uv(["venv", "--no-project", "--python", spec.python.path, str(root)], environ=environ, offline=True)
+    made = run_uv(
+        ["venv", "--no-project", "--python", spec.python.path, str(root)], environ=environ, offline=True
+    )
     if made.returncode:
         raise InstallError(
             f"Cannot create the environment {root}.",

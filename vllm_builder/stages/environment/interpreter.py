@@ -45,7 +45,8 @@ def probe(path: str, memo: Memo) -> Interpreter:
         stat = binary.stat()
     except OSError:
         raise PythonNotFound(
-            f"There is no Python at {path}.", next="Give --python the path of an interpreter, or a version such as 3.11."
+            f"There is no Python at {path}.",
+            next="Give --python the path of an interpreter, or a version such as 3.11.",
         ) from None
     # pyvenv.cfg decides the prefix, and a venv's python is only a link to the base.
     question = [str(binary.absolute()), str(binary.resolve()), stat.st_mtime_ns, stat.st_size]
@@ -62,7 +63,9 @@ def probe(path: str, memo: Memo) -> Interpreter:
                 next="Give --python the path of a CPython interpreter, or a version such as 3.11.",
             ) from None
         if answer.pop("implementation") != "cpython":
-            raise PythonNotFound(f"{path} is not CPython.", why="torch exists for CPython only.", next="Choose another.")
+            raise PythonNotFound(
+                f"{path} is not CPython.", why="torch exists for CPython only.", next="Choose another."
+            )
         memo.put(question, answer)
     return Interpreter(path=str(binary.absolute()), **answer)
 
@@ -103,7 +106,7 @@ def find_interpreter(
             )
         found = probe(located, memo)
         return _accepted(found, accepted, f"--python {wanted}"), f"--python {wanted}"
-    tried = []
+    tried: list[str] = []
     for origin, path in _candidates(environ):
         found = probe(path, memo)
         if accepted.contains(found.version):
@@ -170,6 +173,8 @@ def torch_in(interpreter: Interpreter) -> Torch | None:
         cuda = re.search(r"""^cuda\b[^=\n]*=\s*["']([^"']+)["']""", text, re.M)
         if version:
             return Torch(
-                version=version[1], cuda=cuda[1] if cuda else None, origin=f"existing, in {Path(folder).parent}"
+                version=version[1],
+                cuda=cuda[1] if cuda else None,
+                origin=f"existing, in {Path(folder).parent}",
             )
     return None

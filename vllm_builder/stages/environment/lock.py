@@ -74,9 +74,7 @@ def resolve_lock(
         )
     lock = tuple(
         sorted(
-            line.split(";")[0].strip()
-            for line in run.stdout.splitlines()
-            if re.match(r"[A-Za-z0-9]", line)
+            line.split(";")[0].strip() for line in run.stdout.splitlines() if re.match(r"[A-Za-z0-9]", line)
         )
     )
     memo.put(question, list(lock))

@@ -10,7 +10,10 @@ from collections.abc import Iterable, Mapping
 from vllm_builder.errors import ArchError
 from vllm_builder.stages.plan.compatibility import Architecture, compatibility
 
-_SPELLING = re.compile(r"(?:sm_?|compute_)?(?P<digits>\d{2,3})(?P<suffix>[af]?)|(?P<major>\d{1,2})\.(?P<minor>\d)(?P<s>[af]?)", re.I)
+_SPELLING = re.compile(
+    r"(?:sm_?|compute_)?(?P<digits>\d{2,3})(?P<suffix>[af]?)|(?P<major>\d{1,2})\.(?P<minor>\d)(?P<s>[af]?)",
+    re.I,
+)
 
 
 def parse_arch(text: str) -> str:
@@ -74,7 +77,10 @@ def native_archs(environ: Mapping[str, str]) -> list[str]:
             next="Name the architecture, e.g. --arch sm_100.",
         )
     run = subprocess.run(
-        [tool, "--query-gpu=compute_cap", "--format=csv,noheader"], capture_output=True, text=True, check=False
+        [tool, "--query-gpu=compute_cap", "--format=csv,noheader"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     caps = [line.strip() for line in run.stdout.splitlines() if re.fullmatch(r"\d+\.\d", line.strip())]
     if run.returncode or not caps:

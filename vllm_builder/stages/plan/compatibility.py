@@ -28,4 +28,6 @@ class Compatibility(Model):
 def compatibility() -> Compatibility:
     """Read once per process; sections of other stages are read by them."""
     table = tomllib.loads(COMPATIBILITY.read_text("utf-8"))
-    return Compatibility(architectures={k: Architecture.model_validate(v) for k, v in table["architecture"].items()})
+    return Compatibility(
+        architectures={k: Architecture.model_validate(v) for k, v in table["architecture"].items()}
+    )

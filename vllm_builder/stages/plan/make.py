@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vllm_builder.cache import Cache
 from vllm_builder.errors import ArchError, ContradictionError
-from vllm_builder.events import Emit, Note, StageFinished, StageStarted, ignore
+from vllm_builder.events import Emit, StageFinished, StageStarted, ignore
 from vllm_builder.indexes import Indexes, read_indexes
 from vllm_builder.memo import Memo
 from vllm_builder.resources import shipped
@@ -23,6 +23,7 @@ from vllm_builder.settings.model import Device, Settings
 from vllm_builder.stages.compile.model import Compiler, CompilerCache, CompileSpec
 from vllm_builder.stages.environment.interpreter import find_interpreter
 from vllm_builder.stages.environment.lock import locked_version
+from vllm_builder.stages.patch.operations import PatchSelection
 from vllm_builder.stages.plan.archs import check_toolkit, parse_archs
 from vllm_builder.stages.plan.model import Decision, Plan, Recipe
 from vllm_builder.stages.plan.release import Release
@@ -72,10 +73,6 @@ class _Maker:
 
     def origin(self, name: str) -> str:
         return self.resolved.origins[name]
-
-    def warn(self, message: str) -> None:
-        self.notes.append(message)
-        self.emit(Note(stage="plan", message=message, level="warning"))
 
     # -- device -------------------------------------------------------------------------------
     def device(self) -> Device:
@@ -137,7 +134,9 @@ class _Maker:
                 )
             asked = ("native",)
         archs = parse_archs(asked, self.environ)
-        self.say("architectures", ", ".join(archs), self.origin("arch") if self.settings.arch else "the driver")
+        self.say(
+            "architectures", ", ".join(archs), self.origin("arch") if self.settings.arch else "the driver"
+        )
         return archs
 
     def toolkit(self, archs: tuple[str, ...]) -> Toolkit:
@@ -163,10 +162,14 @@ class _Maker:
         named = release.build_variables()
         # What speaks to every compiler counts always; what only this project reads, where this release reads it.
         own = ("VLLM_", "ENABLE_")
-        found = {k: v for k, v in output_variables(self.environ).items() if k in named or not k.startswith(own)}
+        found = {
+            k: v for k, v in output_variables(self.environ).items() if k in named or not k.startswith(own)
+        }
         found |= {k: v for k, v in self.environ.items() if v and k.startswith("VLLM_") and k in named}
         found = {
-            k: v for k, v in sorted(found.items()) if k not in _DECIDED_HERE and not k.startswith("VLLM_BUILDER_")
+            k: v
+            for k, v in sorted(found.items())
+            if k not in _DECIDED_HERE and not k.startswith("VLLM_BUILDER_")
         }
         if device == "empty":
             # Nothing is compiled, so what speaks to compilers changes nothing.
@@ -185,7 +188,9 @@ def driver_answers(environ: Mapping[str, str]) -> bool:
     return Path("/dev/nvidiactl").exists()
 
 
-def make_plan(layers: Layers, *, environ: Mapping[str, str] | None = None, emit: Emit = ignore) -> tuple[Plan, Settings]:
+def make_plan(
+    layers: Layers, *, environ: Mapping[str, str] | None = None, emit: Emit = ignore
+) -> tuple[Plan, Settings]:
     """Resolve everything into one plan.
 
     Returns:
@@ -240,10 +245,19 @@ def _make(maker: _Maker) -> Plan:
     maker.say("Python", f"{interpreter.version} ({interpreter.path})", reason)
 
     sets = load((shipped("patches"), *(p.expanduser() for p in settings.patches)))
-    switches = {"enable": settings.with_patch, "disable": settings.without_patch, "parameters": settings.parameters}
-    first = select(sets, release=pin.release, device=device, facts={}, **switches)
+
+    def chosen(facts: Mapping[str, str | bool]) -> PatchSelection:
+        return select(
+            sets,
+            release=pin.release,
+            device=device,
+            facts={**settings.parameters, **facts},
+            enable=settings.with_patch,
+            disable=settings.without_patch,
+        )
+
     compiler_cache = _compiler_cache(settings.compiler_cache, device)
-    requires = build_requirements(release, first, pin.identity, compiler_cache, environ, memo)
+    requires = build_requirements(release, chosen({}), pin.identity, compiler_cache, environ, memo)
     environment, torch = choose_environment(
         settings,
         device,
@@ -275,16 +289,24 @@ def _make(maker: _Maker) -> Plan:
         header = has_header("numa.h", compilers, environ)
         facts["numa"] = header is not None
         if header is None:
-            maker.warn("numa.h was not found: NUMA support is switched off (Debian: libnuma-dev; or set NUMACTL_DIR)")
+            # Said in the plan; while building, the patch set that switches it off says it.
+            maker.notes.append(
+                "numa.h was not found: NUMA support is switched off (Debian: libnuma-dev; or set NUMACTL_DIR)"
+            )
         maker.say("NUMA", "on" if header else "off", str(header) if header else "numa.h was not found")
-    selection = select(sets, release=pin.release, device=device, facts=facts, **switches)
-    for chosen in selection.sets:
-        maker.say("patch set", chosen.name, f"{len(chosen.operations)} operations")
+    selection = chosen(facts)
+    for name in selection.sets:
+        count = sum(step.set == name for step in selection.steps)
+        maker.say(
+            "patch set", name, f"{count} operation{'s' if count != 1 else ''} for this release and device"
+        )
 
     local = f"cu{toolkit.version.replace('.', '')}" if toolkit else device
     limited_api, why = limited_api_for(folder, device)
     pure = device == "empty" and limited_api is None and not why
-    maker.say("Python ABI", limited_api or ("none" if pure else interpreter.tag), why or "no compiled extension")
+    maker.say(
+        "Python ABI", limited_api or ("none" if pure else interpreter.tag), why or "no compiled extension"
+    )
     maker.say("build type", settings.build_type, maker.origin("build_type"))
     compile_spec = CompileSpec(
         device=device,
@@ -304,7 +326,9 @@ def _make(maker: _Maker) -> Plan:
     recipe = None
     if layers.recipe is not None:
         values = layers.recipe.for_release(pin.release)
-        recipe = Recipe(name=layers.recipe_name or "", values={k: v for k, v in values.items() if k in _CHANGES_OUTPUT})
+        recipe = Recipe(
+            name=layers.recipe_name or "", values={k: v for k, v in values.items() if k in _CHANGES_OUTPUT}
+        )
     return Plan(
         source=pin,
         device=device,
@@ -332,4 +356,3 @@ def _compiler_cache(choice: str, device: Device) -> CompilerCache:
 def _summary(plan: Plan) -> str:
     torch = f", torch {plan.torch.version}" if plan.torch else ""
     return f"{plan.compile.version} for {', '.join(plan.compile.archs) or plan.device}{torch} -> {plan.digest[:12]}"
-

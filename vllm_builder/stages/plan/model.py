@@ -11,7 +11,7 @@ from vllm_builder.model import Free, Model, digest, digest_view
 from vllm_builder.settings.model import Device
 from vllm_builder.stages.compile.model import CompileSpec
 from vllm_builder.stages.environment.model import EnvironmentSpec, Torch
-from vllm_builder.stages.patch.model import PatchSelection
+from vllm_builder.stages.patch.operations import PatchSelection
 from vllm_builder.stages.plan.toolkit import Toolkit
 from vllm_builder.stages.source.model import SourcePin
 
@@ -68,4 +68,8 @@ class Plan(Model):
 
     def as_dict(self) -> dict[str, Any]:
         """JSON types: ``digest``, ``inputs`` (what the digest covers) and the whole ``plan``."""
-        return {"digest": self.digest, "inputs": digest_view(self), "plan": self.model_dump(mode="json", by_alias=True)}
+        return {
+            "digest": self.digest,
+            "inputs": digest_view(self),
+            "plan": self.model_dump(mode="json", by_alias=True),
+        }

@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 
@@ -83,11 +84,13 @@ class Release:
             elif bare and not bare.startswith("-"):
                 yield bare
 
-    def _pyproject(self) -> dict[str, dict[str, object]]:
+    def _pyproject(self) -> dict[str, dict[str, Any]]:
         try:
             return tomllib.loads(self._text("pyproject.toml"))
         except tomllib.TOMLDecodeError as problem:
-            raise SourceError(f"{self.folder / 'pyproject.toml'} is not valid TOML: {problem}.", next="Mend it.") from None
+            raise SourceError(
+                f"{self.folder / 'pyproject.toml'} is not valid TOML: {problem}.", next="Mend it."
+            ) from None
 
     def _text(self, relative: str) -> str:
         try:

@@ -14,7 +14,7 @@ from packaging.version import InvalidVersion, Version
 from vllm_builder.memo import Memo
 from vllm_builder.model import digest
 from vllm_builder.stages.compile.model import CompilerCache
-from vllm_builder.stages.patch.model import PatchSelection
+from vllm_builder.stages.patch.operations import PatchSelection
 from vllm_builder.stages.plan.release import Release
 
 _CCACHE_SINCE = Version("4.8")

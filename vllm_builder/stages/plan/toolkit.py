@@ -80,7 +80,11 @@ def _candidates(environ: Mapping[str, str]) -> list[tuple[str, Path]]:
     if nvcc:
         found.append(("PATH", Path(nvcc).resolve().parent.parent))
     usual = Path("/usr/local")
-    found += [("usual folder", p) for p in [usual / "cuda", *sorted(usual.glob("cuda-*"), reverse=True)] if p.is_dir()]
+    found += [
+        ("usual folder", p)
+        for p in [usual / "cuda", *sorted(usual.glob("cuda-*"), reverse=True)]
+        if p.is_dir()
+    ]
     return found
 
 
@@ -94,7 +98,9 @@ def _version(nvcc: Path, memo: Memo) -> str | None:
     if isinstance(answer, str):
         return answer
     try:
-        run = subprocess.run([str(nvcc), "--version"], capture_output=True, text=True, timeout=60, check=False)
+        run = subprocess.run(
+            [str(nvcc), "--version"], capture_output=True, text=True, timeout=60, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     match = re.search(r"release (\d+\.\d+)", run.stdout)

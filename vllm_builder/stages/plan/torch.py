@@ -19,7 +19,7 @@ from vllm_builder.stages.environment.model import EnvironmentSpec, Interpreter, 
 from vllm_builder.stages.plan.release import Release
 
 _BACKEND = re.compile(r"cpu|cu\d{2,3}|rocm[\d.]+|xpu")
-_HOUR = 3600.0
+_HOUR, _DAY = 3600.0, 86400.0
 Lock = Callable[[str, str], tuple[str, ...]]
 """(requirement, PyTorch index) -> lock."""
 
@@ -96,16 +96,30 @@ def choose_environment(
         return spec, present
 
     wanted = _wanted(settings.torch, device, release, interpreter)
-    locked, backend, reason = _lock_with_fallbacks(
-        wanted,
+    # What had to fall back is remembered for a day: a network that was down must not decide for ever.
+    question = [
+        "torch",
+        wanted.requirement,
         device,
         backend,
-        lock,
-        lambda: _newest_cpu_build_in_links(interpreter, indexes, environ),
-        memo,
-        settings,
-        emit,
-    )
+        list(requires),
+        interpreter.tag,
+        indexes.describe(),
+    ]
+    remembered = None if settings.refresh else memo.get(question, max_age=_DAY)
+    if remembered is None:
+        remembered = _lock_with_fallbacks(
+            wanted,
+            device,
+            backend,
+            lock,
+            lambda: _newest_cpu_build_in_links(interpreter, indexes, environ),
+            memo,
+            settings,
+            emit,
+        )
+        memo.put(question, remembered)
+    locked, backend, reason = tuple(remembered[0]), remembered[1], remembered[2]
     version = locked_version(locked, "torch")
     if version is None:
         raise ResolutionError("The resolver returned no torch.", why=wanted.requirement, next="Report this.")
@@ -130,7 +144,8 @@ def _wanted(choice: str, device: Device, release: Release, interpreter: Interpre
     if choice not in ("auto", "existing"):
         if not re.fullmatch(r"\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?(\.dev\d+)?(\+[A-Za-z0-9.]+)?", choice):
             raise SettingsError(
-                f"--torch {choice!r} is neither existing, auto nor a version.", next="Write for example --torch 2.13.0."
+                f"--torch {choice!r} is neither existing, auto nor a version.",
+                next="Write for example --torch 2.13.0.",
             )
         return Wanted(f"torch=={choice}", f"asked for {choice}")
     pin = release.torch_pin(device, marker_environment(interpreter))
@@ -164,11 +179,15 @@ def _lock_with_fallbacks(
                 continue
             index, reason = "cpu", f"{reason}; from PyTorch's index of CPU builds"
         elif attempt == "links":
-            found_there = in_links() if device != "cuda" and settings.torch == "auto" and not backend else None
+            found_there = (
+                in_links() if device != "cuda" and settings.torch == "auto" and not backend else None
+            )
             if found_there is None:
                 continue
             requirement = f"torch=={found_there}"
-            reason = f"the newest CPU build that the configured find-links have; {reason} ({public}) has none here"
+            reason = (
+                f"the newest CPU build that the configured find-links have; {reason} ({public}) has none here"
+            )
         elif attempt == "public":
             if settings.torch != "auto" or public == requirement:
                 continue
@@ -197,14 +216,26 @@ def _lock_with_fallbacks(
     raise first_error
 
 
-def _newest_cpu_build_in_links(interpreter: Interpreter, indexes: Indexes, environ: Mapping[str, str]) -> str | None:
+def _newest_cpu_build_in_links(
+    interpreter: Interpreter, indexes: Indexes, environ: Mapping[str, str]
+) -> str | None:
     """The newest torch of the find-links that this interpreter can use, if it is a build without CUDA."""
     from vllm_builder.stages.environment.uv import run_uv
 
     if not indexes.find_links:
         return None
     only = indexes.model_copy(update={"no_index": True})
-    command = ["pip", "compile", "-", "--python", interpreter.path, "--quiet", "--no-deps", "--no-header", "--no-annotate"]
+    command = [
+        "pip",
+        "compile",
+        "-",
+        "--python",
+        interpreter.path,
+        "--quiet",
+        "--no-deps",
+        "--no-header",
+        "--no-annotate",
+    ]
     run = run_uv(command, environ=environ, indexes=only, stdin="torch\n")
     version = locked_version(run.stdout.splitlines(), "torch") if run.returncode == 0 else None
     return version if version and version.endswith("+cpu") else None
