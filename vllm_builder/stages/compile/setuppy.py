@@ -15,6 +15,7 @@ from typing import Any
 from vllm_builder.stages.compile.model import Device
 
 _STEPS = 10_000
+_LONGEST = 1000
 
 
 class Unknown(Exception):
@@ -276,7 +277,9 @@ class _Evaluator:
         return value
 
     def _add(self, left: Any, right: Any) -> str:
-        return self._text(left) + self._text(right)
+        if len(self._text(left)) + len(self._text(right)) > _LONGEST:
+            raise Unknown("a text longer than a version can be")
+        return str(left + right)
 
 
 def _dotted(node: ast.expr) -> str:

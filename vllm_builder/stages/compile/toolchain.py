@@ -32,6 +32,7 @@ _VARIABLE = {"C": "CC", "CXX": "CXX"}
 _USUAL = {"C": ("cc", "gcc", "clang"), "CXX": ("c++", "g++", "clang++")}
 _PACKAGES = {
     "debian": "apt-get install g++",
+    "ubuntu": "apt-get install g++",
     "fedora": "dnf install gcc-c++",
     "rhel": "dnf install gcc-c++",
     "suse": "zypper install gcc-c++",
@@ -195,16 +196,17 @@ def _nvcc(environ: Mapping[str, str], cuda_home: str | None) -> str:
     )
 
 
-def install_hint(os_release: Path = Path("/etc/os-release")) -> str:
-    """The command that installs a C++ compiler on this distribution."""
-    try:
-        text = os_release.read_text(errors="replace")
-    except OSError:
-        text = ""
-    ids = " ".join(re.findall(r'^ID(?:_LIKE)?="?([^"\n]*)"?$', text, re.MULTILINE)).split()
-    for name in ids:
+def install_hint(distribution: Mapping[str, str] | None = None) -> str:
+    """The command that installs a C++ compiler on this distribution (or on one given as in os-release)."""
+    if distribution is None:
+        try:
+            distribution = platform.freedesktop_os_release()
+        except OSError:
+            distribution = {}
+    names = [distribution.get("ID", ""), *distribution.get("ID_LIKE", "").split()]
+    for name in names:
         for known, command in _PACKAGES.items():
-            if name == known or name.startswith(f"{known}-") or (name, known) == ("ubuntu", "debian"):
+            if name == known or name.startswith(f"{known}-"):
                 return command
     return "the package is called g++ or gcc-c++ in most distributions"
 
