@@ -78,6 +78,28 @@ def test_size_and_count_take_the_least_recently_used_first(store: Store, put: Pu
     assert report.remaining_size <= 25_000
 
 
+def test_a_rule_that_is_just_met_takes_nothing(store: Store, put: Put) -> None:
+    entries = [used(put(label), ago=1000) for label in "ab"]
+    total = store.prune(dry_run=True).remaining_size
+    assert store.prune(keep=2, max_size=total, older_than=1060, last_good=True, dry_run=True).removed == ()
+    for rules in ({"keep": 1}, {"max_size": total - 1}):
+        assert len(store.prune(**rules, last_good=True, dry_run=True).removed) == 1  # type: ignore[arg-type]
+    assert len(store.prune(older_than=990, last_good=True).removed) == len(entries)
+
+
+def test_a_build_that_begins_while_pruning_keeps_its_wheel(
+    store: Store, put: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = put("a")
+    with store.lock(entry.digest):
+        # As if the lock had been taken just after pruning asked who runs.
+        monkeypatch.setattr(Store, "running", lambda self: [])
+        report = store.prune(keep=0, last_good=True)
+    assert report.removed == ()
+    assert [k.reason for k in report.kept] == ["in use by a running build"]
+    assert store.get(entry.digest) is not None
+
+
 def test_superseded_wheels_go_before_others_whatever_their_age(store: Store, put: Put) -> None:
     ancient = used(put("a"), ago=9000)
     put("b", b"1")
