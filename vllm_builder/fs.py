@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vllm_builder.errors import from_os_error
+from vllm_builder.errors import NoSpace, NotWritable, from_os_error
 
 _CHUNK = 1 << 20
 
@@ -35,9 +35,23 @@ def os_errors(doing: str) -> Iterator[None]:
 
 
 def make_dir(path: Path) -> Path:
-    """``mkdir -p`` that fails with a clear error."""
-    with os_errors(f"creating the folder {path}"):
+    """``mkdir -p`` that fails with a clear error.
+
+    Raises:
+        NotWritable, NoSpace
+    """
+    try:
         path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        found = from_os_error(error, f"creating the folder {path}")
+        if isinstance(found, NoSpace):
+            raise found from error
+        # Whatever else the system calls it (a file in the way, no such device), it cannot be written to.
+        raise NotWritable(
+            f"The folder {path} cannot be created.",
+            why=f"{error.strerror or error} ({error.filename}).",
+            next="Choose a folder that can be written to with --workspace, --out or --cache-dir.",
+        ) from error
     return path
 
 

@@ -82,6 +82,7 @@ def _merge(values: dict[str, Any], origins: dict[str, str], name: str, value: An
 
 
 def _plain(message: str) -> str:
+    message = message.removeprefix("Value error, ")
     return message if message.endswith(".") else f"{message}."
 
 

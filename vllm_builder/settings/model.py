@@ -17,12 +17,15 @@ CacheChoice = Literal["auto", "ccache", "sccache", "off"]
 
 
 def _jobs(value: object) -> object:
-    if isinstance(value, str) and value.strip().lower() != "auto":
-        return int(value)
-    return value
+    text = str(value).strip().lower()
+    if text == "auto":
+        return text
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise ValueError("It is neither auto nor a whole number of 1 or more")
+    return int(text)
 
 
-Jobs = Annotated[Literal["auto"] | Annotated[int, Field(ge=1)], BeforeValidator(_jobs)]
+Jobs = Annotated[Literal["auto"] | int, BeforeValidator(_jobs)]
 
 
 class Settings(Model):

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion, Version
 
 from vllm_builder.errors import ContradictionError, PythonNotFound
 from vllm_builder.memo import Memo
@@ -141,14 +142,34 @@ def _located(request: str, environ: Mapping[str, str], memo: Memo, offline: bool
     from vllm_builder.stages.environment.uv import run_uv
 
     found = run_uv(["python", "find", "--no-project", request], environ=environ, offline=True)
-    if found.returncode and not offline:
+    path = found.stdout.strip() if found.returncode == 0 else _with_pyenv(request, environ, memo)
+    if path is None and not offline:
         run_uv(["python", "install", request], environ=environ)
         found = run_uv(["python", "find", "--no-project", request], environ=environ, offline=True)
-    if found.returncode:
+        path = found.stdout.strip() if found.returncode == 0 else None
+    if path is None:
         return None
-    path = found.stdout.strip()
     memo.put(question, path)
     return path
+
+
+def _with_pyenv(request: str, environ: Mapping[str, str], memo: Memo) -> str | None:
+    """pyenv's interpreters, which are on PATH only as shims: the newest that ``request`` admits."""
+    home = environ.get("HOME", "")
+    versions = Path(environ.get("PYENV_ROOT") or f"{home}/.pyenv") / "versions"
+    bare = re.fullmatch(r"\d+(\.\d+)*", request)
+    wanted = SpecifierSet(
+        f"=={request}.*" if bare and request.count(".") < 2 else f"=={request}" if bare else request
+    )
+    found: list[tuple[Version, str]] = []
+    for path in versions.glob("[0-9]*/bin/python"):
+        try:
+            version = Version(path.parent.parent.name)
+        except InvalidVersion:
+            continue
+        if wanted.contains(version) and probe(str(path), memo).version == str(version):
+            found.append((version, str(path)))
+    return max(found)[1] if found else None
 
 
 def _accepted(found: Interpreter, accepted: SpecifierSet, origin: str) -> Interpreter:

@@ -23,22 +23,22 @@ class Toolkit(Model):
 
 
 def find_toolkit(environ: Mapping[str, str], memo: Memo) -> Toolkit:
-    """CUDA_HOME, CUDA_PATH, nvcc on PATH, then the usual folders; the first one whose nvcc runs.
+    """CUDA_HOME, CUDA_PATH, nvcc on PATH, then the usual folders; the first one that is whole.
 
     Raises:
-        CompilerMissing: names every place that was looked at.
+        CompilerMissing: names every place that was looked at, and what it lacks.
     """
     looked = []
-    for origin, home in _candidates(environ):
-        nvcc = home / "bin" / "nvcc"
-        looked.append(f"{origin}: {home}")
-        version = _version(nvcc, memo)
-        if version is not None:
-            return Toolkit(home=str(home), version=version, origin=origin)
+    for origin, nvcc in _candidates(environ):
+        found, lacking = _examine(nvcc, memo)
+        if found is not None:
+            home, version = found
+            return Toolkit(home=home, version=version, origin=origin)
+        looked.append(f"{origin}: {nvcc} {lacking}")
         if origin in ("CUDA_HOME", "CUDA_PATH"):
             raise CompilerMissing(
-                f"{origin} is {home}, and there is no nvcc that runs in its bin/.",
-                why="A toolkit that was named is used or refused, never passed over.",
+                f"{origin} does not name a whole CUDA toolkit.",
+                why=f"{nvcc} {lacking}. A toolkit that was named is used or refused, never passed over.",
                 next=f"Point {origin} at a whole CUDA toolkit, or unset it.",
             )
     raise CompilerMissing(
@@ -75,36 +75,46 @@ def _candidates(environ: Mapping[str, str]) -> list[tuple[str, Path]]:
     found: list[tuple[str, Path]] = []
     for variable in ("CUDA_HOME", "CUDA_PATH"):
         if environ.get(variable, "").strip():
-            found.append((variable, Path(environ[variable])))
+            found.append((variable, Path(environ[variable]) / "bin" / "nvcc"))
     nvcc = shutil.which("nvcc", path=environ.get("PATH"))
     if nvcc:
-        found.append(("PATH", Path(nvcc).resolve().parent.parent))
+        found.append(("PATH", Path(nvcc)))
     usual = Path("/usr/local")
-    found += [
-        ("usual folder", p)
-        for p in [usual / "cuda", *sorted(usual.glob("cuda-*"), reverse=True)]
-        if p.is_dir()
-    ]
-    return found
+    homes = [usual / "cuda", *sorted(usual.glob("cuda-*"), reverse=True)]
+    return found + [("usual folder", home / "bin" / "nvcc") for home in homes if home.is_dir()]
 
 
-def _version(nvcc: Path, memo: Memo) -> str | None:
+def _examine(nvcc: Path, memo: Memo) -> tuple[tuple[str, str] | None, str]:
+    """``((home, version), "")``, or None and what is wrong, in words."""
     try:
         stat = nvcc.stat()
     except OSError:
-        return None
-    question = ["nvcc", str(nvcc), stat.st_mtime_ns, stat.st_size]
+        return None, "does not exist"
+    question = ["toolkit", str(nvcc), stat.st_mtime_ns, stat.st_size]
     answer = memo.get(question)
-    if isinstance(answer, str):
-        return answer
+    if not (isinstance(answer, list) and _whole(Path(answer[0]))):
+        said = _run([str(nvcc), "--version"])
+        version = re.search(r"release (\d+\.\d+)", said)
+        if version is None:
+            return None, "does not run"
+        # nvcc may be a link or a script that stands elsewhere; it knows its own root itself.
+        top = re.search(r"^#\$ TOP=(.+)$", _run([str(nvcc), "--dryrun", "-x", "cu", "/dev/null"]), re.M)
+        home = Path(top[1].strip() if top else nvcc.resolve().parent.parent).resolve()
+        answer = [str(home), version[1]]
+        if not _whole(home):
+            return None, f"belongs to {home}, which has no cuda_runtime.h"
+        memo.put(question, answer)
+    return (answer[0], answer[1]), ""
+
+
+def _whole(home: Path) -> bool:
+    places = [home / "include", *home.glob("targets/*/include")]
+    return (home / "bin" / "nvcc").exists() and any((p / "cuda_runtime.h").is_file() for p in places)
+
+
+def _run(command: list[str]) -> str:
     try:
-        run = subprocess.run(
-            [str(nvcc), "--version"], capture_output=True, text=True, timeout=60, check=False
-        )
+        run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
-        return None
-    match = re.search(r"release (\d+\.\d+)", run.stdout)
-    if run.returncode or not match:
-        return None
-    memo.put(question, match[1])
-    return match[1]
+        return ""
+    return run.stdout + run.stderr
