@@ -152,7 +152,6 @@ def _follow(
                 break
             now = time.monotonic()
             if now > end or (idle is not None and now - heard[0] > idle):
-                _end(process)
                 raise GitFailed(f"no answer within {timeout if now > end else idle:g} seconds")
     except BaseException:
         _end(process)

@@ -14,7 +14,7 @@ from typing import Final
 from vllm_builder.cache import Cache
 from vllm_builder.errors import SourceError
 from vllm_builder.events import Emit, Note, Progress
-from vllm_builder.fs import make_dir
+from vllm_builder.fs import make_dir, remove_tree
 from vllm_builder.indexes import redact
 from vllm_builder.stages.source.gitrun import GitFailed, low_speed_limits, run_git
 from vllm_builder.stages.source.links import link_problem
@@ -25,6 +25,9 @@ FETCH_IDLE_TIMEOUT = 120.0
 """Seconds without progress until a fetch is given up."""
 FETCH_TIMEOUT: Final = 3600.0
 _TAGS: Final = "v[0-9]*"
+# All depth, said explicitly: a source that is shallow itself then says where it ends. Otherwise git takes
+# the missing commits for ones that it may fetch later and asks for each of them, again and again.
+_COMMITS_ONLY: Final = ["--filter=tree:0", "--no-tags", "--depth=2147483647"]
 # No name that the repository in whose folder the person stands could have configured.
 _REMOTE: Final = "vllm-builder-source"
 _REGULAR: Final = {"100644", "100755", "100664"}
@@ -131,7 +134,7 @@ class Mirror:
                 ["+HEAD:refs/asked", "+refs/tags/v*:refs/tags/v*"],
                 ["+refs/heads/*:refs/heads/*"],
             ):
-                self._fetch(self.history, ["--filter=tree:0", "--no-tags"], *refspecs)
+                self._fetch(self.history, _COMMITS_ONLY, *refspecs)
                 try:
                     return self._git(
                         self.history, "rev-parse", "--verify", "--quiet", f"{abbreviated}^{{commit}}"
@@ -151,11 +154,15 @@ class Mirror:
         with self._locked(self.history):
             self._fetch(
                 self.history,
-                ["--filter=tree:0", "--no-tags"],
+                _COMMITS_ONLY,
                 f"+{commit}:refs/commits/{commit}",
                 "+refs/tags/v*:refs/tags/v*",
             )
-            return describe(["--git-dir", str(self.history)], commit)
+            try:
+                return describe(["--git-dir", str(self.history)], commit)
+            finally:
+                if (self.history / "shallow").exists():
+                    remove_tree(self.history)  # else it stays short when the other side no longer is
 
     # -- using --------------------------------------------------------------------------------
     def commit_time(self, commit: str) -> int:
