@@ -99,7 +99,7 @@ def ccache_variables(tmp_path: Path, environ: dict[str, str], **changes: object)
     arrange(
         spec(compiler_cache="ccache", compiler_cache_dir="/cache", **changes),
         env,
-        tree=Path("/work-tree"),
+        tree=Path("/place/tree"),
         state=tmp_path / "state",
     )
     return env
@@ -125,4 +125,4 @@ def test_ccache_settings_for_nvcc(tmp_path: Path) -> None:
     assert env["CCACHE_DEPEND"] == "1"
     assert env["CCACHE_IGNOREOPTIONS"] == "--threads=*"
     assert env["CCACHE_EXTRAFILES"] == f"{toolkit}/nvvm/bin/cicc:{toolkit}/bin/ptxas"
-    assert (env["CCACHE_BASEDIR"], env["CCACHE_DIR"]) == ("/work-tree", "/cache")
+    assert (env["CCACHE_BASEDIR"], env["CCACHE_DIR"]) == ("/place/tree", "/cache")

@@ -208,7 +208,7 @@ def _read(lines: Iterable[str]) -> _Reading:
     for raw in lines:
         line = _clean(raw)
         out.tail.append(line)
-        if not out.full_disk and "No space left on device" in line:
+        if not out.full_disk and ("No space left on device" in line or "Disk quota exceeded" in line):
             out.full_disk = line
         if _STATUS.match(line):
             block, in_cmake, out.compiled = None, False, True

@@ -35,7 +35,8 @@ class CompileSpec(Model):
     scm_version: Free[str]
     """What SETUPTOOLS_SCM_PRETEND_VERSION must be so that setup.py arrives at ``version``."""
     limited_api: str | None = None
-    """``cp38`` for one abi3 wheel that serves every Python; None for a wheel of one Python or none."""
+    """``cp38``, or a later Python where an extension asks for a newer stable ABI (0.22 and later: ``cp311``), for
+    one abi3 wheel that serves every Python from there on; None for a wheel of one Python or a pure one."""
     compilers: tuple[Compiler, ...] = ()
     variables: Mapping[str, str] = {}
     """Environment variables that change the output (VLLM_*, CXXFLAGS, ...)."""
