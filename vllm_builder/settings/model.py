@@ -5,6 +5,7 @@ The description of each field is its help text on the command line and in the do
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -28,6 +29,27 @@ def _jobs(value: object) -> object:
 Jobs = Annotated[Literal["auto"] | int, BeforeValidator(_jobs)]
 
 
+_VERSION = re.compile(r"\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?(\.dev\d+)?(\+[A-Za-z0-9.]+)?")
+PYTORCH_INDEX = re.compile(r"cpu|cu\d{2,3}|rocm[\d.]+|xpu")
+"""The names that uv knows PyTorch's own indexes by."""
+
+
+def _torch(value: object) -> object:
+    if value not in ("auto", "existing") and not _VERSION.fullmatch(str(value)):
+        raise ValueError("It is neither existing, auto nor a version such as 2.13.0")
+    return value
+
+
+def _torch_index(value: object) -> object:
+    if (
+        value is not None
+        and not PYTORCH_INDEX.fullmatch(str(value))
+        and not re.match(r"[a-z+]+://|/", str(value))
+    ):
+        raise ValueError("It is neither a URL nor the name of one of PyTorch's indexes")
+    return value
+
+
 class Settings(Model):
     """Everything that can be chosen. Every field but ``version`` has a default."""
 
@@ -44,12 +66,12 @@ class Settings(Model):
     recipe: str | None = Field(
         None, description="Recipe by name or file; 'none' for none (default: the one named as the device)"
     )
-    torch: str = Field(
+    torch: Annotated[str, BeforeValidator(_torch)] = Field(
         "auto",
         description="existing: the one in --python's environment; auto: that, else the release's pin, else the "
         "newest that fits; or a version",
     )
-    torch_index: str | None = Field(
+    torch_index: Annotated[str | None, BeforeValidator(_torch_index)] = Field(
         None, description="Index for torch alone: a URL, or cu129, cpu, ... for PyTorch's own"
     )
     python: str | None = Field(

@@ -302,7 +302,7 @@ def _make(maker: _Maker) -> Plan:
         )
 
     local = f"cu{toolkit.version.replace('.', '')}" if toolkit else device
-    limited_api, why = limited_api_for(folder, device)
+    limited_api, why = limited_api_for(folder, device, python_tag=interpreter.tag)
     pure = device == "empty" and limited_api is None and not why
     maker.say(
         "Python ABI", limited_api or ("none" if pure else interpreter.tag), why or "no compiled extension"

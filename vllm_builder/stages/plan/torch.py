@@ -8,17 +8,16 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from vllm_builder.errors import BuilderError, ResolutionError, SettingsError, TorchMissing
+from vllm_builder.errors import BuilderError, ResolutionError, TorchMissing
 from vllm_builder.events import Emit, Note
 from vllm_builder.indexes import Indexes
 from vllm_builder.memo import Memo
-from vllm_builder.settings.model import Device, Settings
+from vllm_builder.settings.model import PYTORCH_INDEX, Device, Settings
 from vllm_builder.stages.environment.interpreter import torch_in
 from vllm_builder.stages.environment.lock import locked_version, resolve_lock
 from vllm_builder.stages.environment.model import EnvironmentSpec, Interpreter, Torch
 from vllm_builder.stages.plan.release import Release
 
-_BACKEND = re.compile(r"cpu|cu\d{2,3}|rocm[\d.]+|xpu")
 _HOUR, _DAY = 3600.0, 86400.0
 Lock = Callable[[str, str], tuple[str, ...]]
 """(requirement, PyTorch index) -> lock."""
@@ -64,7 +63,7 @@ def choose_environment(
     ``requires`` are the patched tree's build requirements and the tools that are needed besides, without torch.
 
     Raises:
-        TorchMissing, ResolutionError, OfflineMissing, SettingsError
+        TorchMissing, ResolutionError, OfflineMissing
     """
     indexes, backend = _torch_index(settings.torch_index, indexes)
     present = torch_in(interpreter)
@@ -142,11 +141,6 @@ def cuda_of(version: str, lock: Sequence[str]) -> str | None:
 
 def _wanted(choice: str, device: Device, release: Release, interpreter: Interpreter) -> Wanted:
     if choice not in ("auto", "existing"):
-        if not re.fullmatch(r"\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?(\.dev\d+)?(\+[A-Za-z0-9.]+)?", choice):
-            raise SettingsError(
-                f"--torch {choice!r} is neither existing, auto nor a version.",
-                next="Write for example --torch 2.13.0.",
-            )
         return Wanted(f"torch=={choice}", f"asked for {choice}")
     pin = release.torch_pin(device, marker_environment(interpreter))
     if pin is not None:
@@ -246,13 +240,9 @@ def _lately_unreachable(memo: Memo, settings: Settings) -> bool:
 
 
 def _torch_index(choice: str | None, indexes: Indexes) -> tuple[Indexes, str]:
+    """The indexes to ask, and the name of PyTorch's own index for torch alone."""
     if choice is None:
         return indexes, ""
-    if _BACKEND.fullmatch(choice):
+    if PYTORCH_INDEX.fullmatch(choice):
         return indexes, choice
-    if re.match(r"[a-z+]+://|/", choice):
-        return indexes.model_copy(update={"extra_index_urls": (*indexes.extra_index_urls, choice)}), ""
-    raise SettingsError(
-        f"--torch-index {choice!r} is neither a URL nor the name of one of PyTorch's indexes.",
-        next="Write for example --torch-index cu129, --torch-index cpu or a URL.",
-    )
+    return indexes.model_copy(update={"extra_index_urls": (*indexes.extra_index_urls, choice)}), ""

