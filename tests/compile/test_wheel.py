@@ -78,7 +78,7 @@ def test_a_cut_off_file(tmp_path: Path, data: bytes) -> None:
 
 def test_ccache_answers(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    first = "# a.cpp\ncache_miss\nlocal_storage_write\ndirect_cache_miss\n"
+    first = "# a.cpp\nrecache\nlocal_storage_write\ndirect_cache_miss\n"
     log.write_text(
         first
         + "# b.cpp\ndirect_cache_hit\nlocal_storage_hit\nlocal_storage_read_hit\n"

@@ -22,6 +22,8 @@ from vllm_builder.stages.compile.model import CompileSpec
 
 # Counters that say where an answer was kept, not what it was.
 _COUNTERS = ("local_storage", "remote_storage", "files_in", "cache_size")
+# CCACHE_RECACHE compiles and stores without looking first.
+_MISSES = {"cache_miss", "recache"}
 _HITS = {"direct_cache_hit", "preprocessed_cache_hit"}
 
 
@@ -134,7 +136,7 @@ def ccache_answers(log: Path, *, offset: int = 0) -> dict[str, int]:
             outcome = None
         elif line in _HITS:
             outcome = "hits"
-        elif line == "cache_miss":
+        elif line in _MISSES:
             outcome = "misses"
         elif (
             outcome is None
