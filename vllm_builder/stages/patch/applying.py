@@ -72,11 +72,14 @@ def apply(selection: PatchSelection, tree: Path, *, check: bool = False, emit: E
     """
     started = time.monotonic()
     emit(StageStarted(stage="patch", title="Patch" if not check else "Patch (check only)"))
-    unfinished = journal.pending(tree)
+    root = _root(tree)
+    if not check:
+        journal.clean(root)
+    unfinished = journal.pending(root)
     if unfinished is not None and not check:
-        journal.roll_back(tree, unfinished)
+        journal.roll_back(root, unfinished)
         emit(_note("An earlier application was broken off while writing; it was undone first.", warn=True))
-    overlay = Overlay(tree, unfinished if check else None)
+    overlay = Overlay(root, unfinished if check else None)
     record = _read_record(overlay)
     entries: list[Entry] = []
     for step in selection.steps:
@@ -99,6 +102,12 @@ def apply(selection: PatchSelection, tree: Path, *, check: bool = False, emit: E
     summary = f"{len(changes)} files changed" if changes else "nothing to change"
     emit(StageFinished(stage="patch", seconds=time.monotonic() - started, summary=summary))
     return report
+
+
+def _root(tree: Path) -> Path:
+    if not tree.is_dir():
+        raise PatchFailed(f"{tree} is not a folder.", next="Give the root of a vLLM source tree.")
+    return tree.resolve()
 
 
 def _apply(step: Step, overlay: Overlay, recorded: tuple[Entry, ...] | None) -> list[Entry]:
@@ -131,7 +140,8 @@ def _apply(step: Step, overlay: Overlay, recorded: tuple[Entry, ...] | None) -> 
             f"Patch set {step.set}, operation {step.number} ({operation.action}), found nothing to change.",
             why=f"{miss.reason}. The tree was left as it was.",
             next='Correct the operation, limit it with releases = "...", or give it miss = "optional"; a set '
-            "of the same name in a folder given with --patches takes the place of a shipped one.",
+            "of the same name in a folder given with --patches takes the place of a shipped one, and "
+            f"--without-patch {step.set} leaves it out.",
         ) from None
     except BuilderError as error:
         error.details = (

@@ -8,8 +8,10 @@ contents back first.
 from __future__ import annotations
 
 import base64
+import glob
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
@@ -50,6 +52,7 @@ def roll_back(root: Path, old: Mapping[str, bytes | None]) -> None:
     """Put old contents back and remove the journal."""
     for path, data in old.items():
         place = _inside(root, path)
+        _remove_temporaries(place)
         if data is None:
             with os_errors(f"removing {path} from the tree"):
                 place.unlink(missing_ok=True)
@@ -57,6 +60,11 @@ def roll_back(root: Path, old: Mapping[str, bytes | None]) -> None:
             write_atomic(place, data)
     with os_errors("removing the patch journal"):
         (root / JOURNAL).unlink(missing_ok=True)
+
+
+def clean(root: Path) -> None:
+    """Remove a journal that was never finished: its process died before the first write."""
+    _remove_temporaries(root / JOURNAL)
 
 
 def commit(root: Path, files: Mapping[str, tuple[bytes | None, bytes]]) -> None:
@@ -98,6 +106,15 @@ def _inside(root: Path, path: str) -> Path:
             next="Take a fresh copy of the source.",
         )
     return place
+
+
+def _remove_temporaries(place: Path) -> None:
+    """Remove what an atomic write that was killed left beside its file."""
+    half_written = re.compile(re.escape(f".{place.name}.") + r"[a-z0-9_]{8}")
+    with os_errors(f"removing temporary files beside {place}"):
+        for other in place.parent.glob(f".{glob.escape(place.name)}.*"):
+            if half_written.fullmatch(other.name) and other.is_file():
+                other.unlink()
 
 
 def _sync(folder: Path) -> None:

@@ -68,25 +68,22 @@ def _refused(path: Path, problems: list[str]) -> PatchSetError:
 
 def _sentence(problem: Mapping[str, Any]) -> str:
     """One problem of pydantic's: ``operation 2 (create_file), flie: unknown key (did you mean file?)``."""
-    loc: list[Any] = [part for part in problem["loc"] if part != "operation"]
+    loc = [str(part) for part in problem["loc"]]
     where: list[str] = []
     model: type[BaseModel] = PatchSet
-    if "operation" in problem["loc"] and loc and isinstance(loc[0], int):
-        number = loc.pop(0)
-        where.append(f"operation {number + 1}")
+    if loc[:1] == ["operation"] and len(loc) > 1:
+        where.append(f"operation {int(loc[1]) + 1}")
+        loc = loc[2:]
         if loc and loc[0] in ACTIONS:
-            action = str(loc.pop(0))
+            action = loc.pop(0)
             model = ACTIONS[action]
             where[-1] += f" ({action})"
-    elif problem["loc"] == ("operation",):
-        loc = ["operation"]
     if loc and loc[0] == "scripts" and len(loc) > 2:
         model = Script
-    where.extend(str(part) for part in loc)
-    place = ", ".join(where)
+    place = ", ".join([*where, *loc])
     kind = problem["type"]
     if kind == "extra_forbidden":
-        return f"{place}: unknown key{_near(str(loc[-1]), model.model_fields)}"
+        return f"{place}: unknown key{_near(loc[-1], model.model_fields)}"
     if kind == "union_tag_invalid":
         tag = str(problem["ctx"]["tag"])
         return f"{place}: unknown action {tag!r}{_near(tag, ACTIONS)}"

@@ -148,7 +148,7 @@ def _values(patch_set: PatchSet, facts: Mapping[str, str | bool]) -> dict[str, s
             raise PatchSetError(
                 f"The patch set {patch_set.name} needs a value for its parameter {name}.",
                 why=parameter.description,
-                next=f"Give {name}, or leave the set {patch_set.name} out.",
+                next=f"Give it with --parameter {name}=VALUE, or leave the set {patch_set.name} out.",
             )
         values[name] = value
     return values

@@ -22,10 +22,7 @@ class Overlay:
     """
 
     def __init__(self, root: Path, originals: Mapping[str, bytes | None] | None = None) -> None:
-        with os_errors(f"reading {root}"):
-            self.root = root.resolve(strict=True)
-        if not self.root.is_dir():
-            raise PatchFailed(f"{root} is not a folder.", next="Give the root of a vLLM source tree.")
+        self.root = root.resolve()
         self._disk: dict[str, bytes | None] = dict(originals or {})
         self._now: dict[str, bytes] = {}
         self._real: dict[str, str] = {}
