@@ -23,6 +23,9 @@ _FOREIGN_PYTHON = (
     "__PYVENV_LAUNCHER__",
 )
 
+# The environment is ours: its bytecode may be kept, and importing torch without costs seconds at every build.
+_BYTECODE = ("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
+
 # They move what `cmake --install` writes, or localise the messages that are searched for errors.
 _HARMFUL = ("DESTDIR", "LANGUAGE", "LANG", "LC_*")
 
@@ -105,7 +108,7 @@ def child_environment(
         environment: where its Python and tools are.
         environ: the person's environment.
     """
-    dropped = (*_FOREIGN_PYTHON, *_HARMFUL, *_THE_PLANS, *_OUTPUT)
+    dropped = (*_FOREIGN_PYTHON, *_BYTECODE, *_HARMFUL, *_THE_PLANS, *_OUTPUT)
     env = {k: v for k, v in environ.items() if not _matches(k, dropped)}
     env.update(spec.variables)
 
