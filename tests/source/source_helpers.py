@@ -11,7 +11,7 @@ import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vllm_builder.events import Event
+from vllm_builder.events import Event, Note
 
 
 class Heard(list[Event]):
@@ -22,7 +22,7 @@ class Heard(list[Event]):
 
     @property
     def notes(self) -> str:
-        return "\n".join(getattr(event, "message", "") for event in self)
+        return "\n".join(event.message for event in self if isinstance(event, Note))
 
 
 def tree_files(version: str, *, pkg_info: bool = True) -> dict[str, bytes]:

@@ -48,6 +48,8 @@ def resolve(request: SourceRequest, cache: Cache, emit: Emit = ignore) -> Source
 
 def _question(request: SourceRequest, kind: str) -> list[object]:
     version = request.version.strip()
+    if kind == "pypi":
+        version = version.removeprefix("v")  # the same release; with git it may be another tag
     indexes = request.indexes
     places = [indexes.index_url, *indexes.extra_index_urls, *indexes.find_links]
     return [
