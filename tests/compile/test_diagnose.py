@@ -301,3 +301,42 @@ def test_the_reason_of_a_missing_rust_part() -> None:
     assert left_out(log) == (
         ("Rust extensions", "the Rust toolchain 1.95-x86_64-unknown-linux-gnu is not installed", "warning"),
     )
+
+
+FETCHING = """\
+-- FetchContent base directory: /t/.deps
+[1/9, 1 running, 0.018s] Creating directories for 'cutlass-populate'
+[1/9, 1 running, 0.018s] Performing download step (git clone) for 'cutlass-populate'
+Cloning into 'cutlass-src'...
+fatal: unable to access 'https://example.invalid/nvidia/cutlass.git/': Could not resolve host: example.invalid
+Had to git clone more than once: 3 times.
+CMake Error at cutlass-subbuild/cutlass-populate-prefix/tmp/cutlass-populate-gitclone.cmake:55 (message):
+  Failed to clone repository:
+
+    'https://example.invalid/nvidia/cutlass.git'
+
+
+FAILED: [code=1] cutlass-populate-prefix/src/cutlass-populate-stamp/cutlass-populate-download /t/.deps/x
+cd /t/.deps && cmake -P /t/.deps/cutlass-subbuild/cutlass-populate-prefix/tmp/cutlass-populate-gitclone.cmake
+ninja: build stopped: subcommand failed.
+
+CMake Error at /e/share/cmake/Modules/FetchContent.cmake:1933 (message):
+  Build step for cutlass failed: 1
+Call Stack (most recent call first):
+  CMakeLists.txt:289 (FetchContent_MakeAvailable)
+
+
+-- Configuring incomplete, errors occurred!
+Traceback (most recent call last):
+  File "/t/setup.py", line 685, in <module>
+    setup(
+subprocess.CalledProcessError: Command '['cmake', '/t']' returned non-zero exit status 1.
+"""
+
+
+def test_an_external_source_that_cannot_be_fetched_is_a_failed_configure_that_names_it() -> None:
+    found = diagnose(FETCHING.splitlines())
+    assert found.kind == "configure"
+    assert "https://example.invalid/nvidia/cutlass.git" in found.cause
+    assert "VLLM_CUTLASS_SRC_DIR" in found.next
+    assert isinstance(to_error(found, Path("log")), ConfigureFailed)

@@ -34,6 +34,7 @@ _TAIL = 60
 _SHOWN = 14
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_FETCHING = re.compile(r"^(?:\[\d+/\d+.* for '|FAILED: .*?)[\w.+-]+-populate['/-]")
 _STATUS = re.compile(r"^\[\d+/\d+, \d+ running, [\d.]+s\] ")
 _FAILED = re.compile(r"^FAILED: (?:\[code=\d+\] )?(?P<target>\S+)")
 _SOURCE = re.compile(r"\s-c\s+(?P<source>'[^']+'|\"[^\"]+\"|\S+)")
@@ -210,6 +211,9 @@ def _read(lines: Iterable[str]) -> _Reading:
         out.tail.append(line)
         if not out.full_disk and ("No space left on device" in line or "Disk quota exceeded" in line):
             out.full_disk = line
+        if _FETCHING.search(line):
+            # FetchContent runs a ninja of its own in the middle of configuring: not a unit that was compiled.
+            continue
         if _STATUS.match(line):
             block, in_cmake, out.compiled = None, False, True
             # ninja prints a failed edge's status line first, then FAILED.
