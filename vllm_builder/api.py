@@ -11,7 +11,7 @@ from vllm_builder.cache import Workspace
 from vllm_builder.events import Emit, ignore
 from vllm_builder.settings.layers import gather
 from vllm_builder.settings.model import Settings
-from vllm_builder.stages.plan.make import default_cache, make_plan
+from vllm_builder.stages.plan.make import default_cache, make_plan, source_request
 
 if TYPE_CHECKING:
     from vllm_builder.pipeline import BuildResult
@@ -68,6 +68,7 @@ def obey(
         workspace=workspace_of(settings),
         out=settings.out.expanduser().absolute() if settings.out else None,
         environ=environ,
+        request=source_request(settings, made.environment.indexes),
         offline=settings.offline,
         force=settings.force,
         emit=emit,

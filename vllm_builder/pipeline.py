@@ -22,6 +22,7 @@ from vllm_builder.events import Emit, Note, StageFinished, StageStarted, ignore
 from vllm_builder.fs import make_dir, os_errors, remove_tree, write_atomic
 from vllm_builder.model import Model
 from vllm_builder.stages.plan.model import Plan
+from vllm_builder.stages.source.model import SourceRequest
 from vllm_builder.stages.store import CompileFacts, Record, Store, WheelFile, deliver, now
 
 _SMALLEST_FREE = 2 << 30
@@ -58,7 +59,13 @@ class _Steps:
 
 
 def prepare_tree(
-    plan: Plan, tree: Path, cache: Cache, *, offline: bool = False, emit: Emit = ignore
+    plan: Plan,
+    tree: Path,
+    cache: Cache,
+    *,
+    request: SourceRequest | None = None,
+    offline: bool = False,
+    emit: Emit = ignore,
 ) -> dict[str, object]:
     """Make the patched tree of a plan at ``tree``, or keep the one that is already whole.
 
@@ -82,7 +89,7 @@ def prepare_tree(
         ready.unlink(missing_ok=True)
         remove_tree(tree)
         make_dir(tree.parent)
-        fetch(plan.source, tree, cache, emit, offline=offline)
+        fetch(plan.source, tree, cache, emit, offline=offline, request=request)
         steps.summary = f"{plan.source.kind} {plan.source.name}"
     report = apply(plan.patches, tree, emit=emit).model_dump(mode="json")
     write_atomic(ready, json.dumps({"digest": plan.digest, "patch_report": report}, indent=1))
@@ -96,11 +103,14 @@ def run(
     workspace: Workspace,
     out: Path | None = None,
     environ: Mapping[str, str] | None = None,
+    request: SourceRequest | None = None,
     offline: bool = False,
     force: bool = False,
     emit: Emit = ignore,
 ) -> BuildResult:
     """Obey a plan: from the store if the wheel is there and intact, else build it.
+
+    ``request`` is where the plan's source came from; it carries the credentials that a plan never holds.
 
     Two builders of the same plan at once compile once: the second waits and finds the wheel.
 
@@ -120,7 +130,7 @@ def run(
             wheel = deliver(entry, out, emit=emit)
             return _result(plan, wheel, entry.record, True, started)
         with _tree_lock(workspace.tree(plan.digest), emit):
-            record, built = _build(plan, cache, workspace, environ, offline, force, emit)
+            record, built = _build(plan, cache, workspace, environ, request, offline, force, emit)
         entry = store.add(plan.digest, built, record, force=force, emit=emit)
     wheel = deliver(entry, out, emit=emit)
     return _result(plan, wheel, entry.record, False, started)
@@ -131,6 +141,7 @@ def _build(
     cache: Cache,
     workspace: Workspace,
     environ: Mapping[str, str],
+    request: SourceRequest | None,
     offline: bool,
     force: bool,
     emit: Emit,
@@ -147,7 +158,7 @@ def _build(
         remove_tree(tree)
         done.unlink()
     started = time.monotonic()
-    report = prepare_tree(plan, tree, cache, offline=offline, emit=emit)
+    report = prepare_tree(plan, tree, cache, request=request, offline=offline, emit=emit)
     steps.seconds["tree"] = round(time.monotonic() - started, 3)
     with steps.stage("environment", "Build environment"):
         environment = prepare(

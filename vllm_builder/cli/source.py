@@ -16,7 +16,7 @@ from vllm_builder.settings.layers import Layers
 def hand_over(layers: Layers, dest: str, json_: bool, emit: Emit) -> None:
     """Fetch, patch, and say how to go on."""
     from vllm_builder.stages.patch import apply
-    from vllm_builder.stages.plan.make import default_cache, make_plan
+    from vllm_builder.stages.plan.make import default_cache, make_plan, source_request
     from vllm_builder.stages.source import fetch
 
     target = Path(dest).expanduser().absolute()
@@ -27,7 +27,8 @@ def hand_over(layers: Layers, dest: str, json_: bool, emit: Emit) -> None:
             next="Give --dest a new folder, or remove that one.",
         )
     plan, settings = make_plan(layers, emit=emit)
-    fetch(plan.source, target, default_cache(settings), emit, offline=settings.offline)
+    request = source_request(settings, plan.environment.indexes)
+    fetch(plan.source, target, default_cache(settings), emit, offline=settings.offline, request=request)
     try:
         report = apply(plan.patches, target, emit=emit)
     except BaseException:

@@ -51,6 +51,25 @@ def default_cache(settings: Settings) -> Cache:
     return Cache(user_cache_path("vllm-builder"))
 
 
+def source_request(settings: Settings, indexes: Indexes) -> SourceRequest:
+    """What the settings ask of the source stage; it carries the credentials that no plan holds."""
+    kind: SourceKind
+    path = None
+    if settings.source in ("auto", "git", "pypi"):
+        kind = settings.source  # type: ignore[assignment]  # narrowed by the test above
+    else:
+        kind, path = "path", Path(settings.source).expanduser().absolute()
+    return SourceRequest(
+        version=settings.version,
+        kind=kind,
+        path=path,
+        git_url=settings.git_url,
+        indexes=indexes,
+        offline=settings.offline,
+        refresh=settings.refresh,
+    )
+
+
 @dataclass(slots=True)
 class _Maker:
     """The steps of one planning, in order; each adds to ``decisions``."""
@@ -98,29 +117,15 @@ class _Maker:
         return "cpu"
 
     # -- source -------------------------------------------------------------------------------
-    def source(self, indexes: Indexes) -> SourcePin:
+    def source(self, indexes: Indexes) -> tuple[SourcePin, SourceRequest]:
         from vllm_builder.stages.source import resolve
 
         settings = self.settings
-        kind: SourceKind
-        path = None
-        if settings.source in ("auto", "git", "pypi"):
-            kind = settings.source  # type: ignore[assignment]  # narrowed by the test above
-        else:
-            kind, path = "path", Path(settings.source).expanduser().absolute()
-        request = SourceRequest(
-            version=settings.version,
-            kind=kind,
-            path=path,
-            git_url=settings.git_url,
-            indexes=indexes,
-            offline=settings.offline,
-            refresh=settings.refresh,
-        )
+        request = source_request(settings, indexes)
         pin = resolve(request, self.cache, self.emit)
         self.say("release", pin.release, f"VERSION {settings.version}")
         self.say("source", f"{pin.kind} {pin.name} ({pin.identity[:19]})", pin.reason)
-        return pin
+        return pin, request
 
     # -- CUDA ---------------------------------------------------------------------------------
     def archs(self) -> tuple[str, ...]:
@@ -216,7 +221,7 @@ def _make(maker: _Maker) -> Plan:
     from vllm_builder.stages.compile.headers import has_header
     from vllm_builder.stages.compile.toolchain import check_compilers, probe_compilers
     from vllm_builder.stages.compile.versions import limited_api_for, scm_version_for
-    from vllm_builder.stages.patch import load, select
+    from vllm_builder.stages.patch import load, patterns_of, select
     from vllm_builder.stages.source import survey
 
     environ, memo, layers = maker.environ, maker.memo, maker.layers
@@ -227,11 +232,19 @@ def _make(maker: _Maker) -> Plan:
         maker.say("recipe", layers.recipe_name, maker.origin("recipe"))
     maker.resolved = layers.resolve()
     indexes = read_indexes(environ)
-    pin = maker.source(indexes)
+    pin, request = maker.source(indexes)
     # Tables of the recipe that name releases count from here on.
     maker.resolved = layers.resolve(pin.release)
     settings = maker.settings
-    folder = survey(pin, maker.cache, maker.emit)
+    sets = load((shipped("patches"), *(p.expanduser() for p in settings.patches)))
+    folder = survey(
+        pin,
+        maker.cache,
+        maker.emit,
+        patterns=patterns_of(sets),
+        offline=settings.offline,
+        request=request,
+    )
     release = Release(folder)
 
     archs: tuple[str, ...] = ()
@@ -243,8 +256,6 @@ def _make(maker: _Maker) -> Plan:
         settings.python, release.requires_python(), environ=environ, memo=memo, offline=settings.offline
     )
     maker.say("Python", f"{interpreter.version} ({interpreter.path})", reason)
-
-    sets = load((shipped("patches"), *(p.expanduser() for p in settings.patches)))
 
     def chosen(facts: Mapping[str, str | bool]) -> PatchSelection:
         return select(
@@ -279,7 +290,7 @@ def _make(maker: _Maker) -> Plan:
     if setuptools is not None:
         facts["setuptools"] = setuptools
     if device != "empty":
-        compilers = probe_compilers(device, environ, cuda_home=toolkit.home if toolkit else None)
+        compilers = probe_compilers(device, environ, cuda_home=toolkit.home if toolkit else None, memo=memo)
         check_compilers(compilers, pin.release, device, platform.machine())
         for compiler in compilers:
             maker.say(f"{compiler.language} compiler", f"{compiler.id} {compiler.version}", compiler.path)

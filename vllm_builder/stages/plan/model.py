@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from vllm_builder.indexes import redact
 from vllm_builder.model import Free, Model, digest, digest_view
 from vllm_builder.settings.model import Device
 from vllm_builder.stages.compile.model import CompileSpec
@@ -67,9 +68,15 @@ class Plan(Model):
         return digest(self)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON types: ``digest``, ``inputs`` (what the digest covers) and the whole ``plan``."""
-        return {
-            "digest": self.digest,
-            "inputs": digest_view(self),
-            "plan": self.model_dump(mode="json", by_alias=True),
-        }
+        """JSON types: ``digest``, ``inputs`` (what the digest covers) and the whole ``plan``.
+
+        Credentials in the addresses of indexes are left out: this is what is printed and kept.
+        """
+        plan = self.model_dump(mode="json", by_alias=True)
+        indexes = plan["environment"]["indexes"]
+        for name, value in indexes.items():
+            if isinstance(value, str):
+                indexes[name] = redact(value)
+            elif isinstance(value, list):
+                indexes[name] = [redact(item) for item in value]
+        return {"digest": self.digest, "inputs": digest_view(self), "plan": plan}
