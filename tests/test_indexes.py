@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from vllm_builder.errors import SettingsError
-from vllm_builder.indexes import Indexes, credentials, pip_config_files, read_indexes, redact, uv_arguments
+from vllm_builder.indexes import Indexes, credentials, read_indexes, redact, uv_arguments
+from vllm_builder.indexfiles import pip_config_files
 
 Write = Callable[[str, str], Path]
 
@@ -54,7 +55,7 @@ def _only_files_of_the_test(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     def inside(environ: dict[str, str]) -> list[Path]:
         return [path for path in pip_config_files(environ) if path.is_relative_to(tmp_path)]
 
-    monkeypatch.setattr("vllm_builder.indexes.pip_config_files", inside)
+    monkeypatch.setattr("vllm_builder.indexfiles.pip_config_files", inside)
 
 
 def test_nothing_configured(read: Callable[..., Indexes]) -> None:
@@ -239,6 +240,8 @@ def test_secrets_stay_out_of_arguments_and_of_sight() -> None:
     assert redact(secret) == "https://host.example:8443/simple"
     assert credentials(secret) == ("me", "s@crt")
     assert redact("git@host:path/x.git") == "git@host:path/x.git"
+    assert redact("ssh://git:pw@host/x.git") == "ssh://git@host/x.git"
+    assert redact("http://me@[broken/") == "http://me@[broken/"
     assert redact("/path/with@sign") == "/path/with@sign"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from packaging.version import Version
 from source_helpers import Heard, Reply, Repository, Server, make_sdist
 
 from vllm_builder.cache import Cache
-from vllm_builder.errors import HashMismatch, OfflineMissing, ReleaseNotFound, SourceError
+from vllm_builder.errors import BuilderError, HashMismatch, OfflineMissing, ReleaseNotFound, SourceError
 from vllm_builder.indexes import Indexes
 from vllm_builder.stages.source import SourceRequest, fetch, resolve, survey
 from vllm_builder.stages.source.surveying import matcher
@@ -307,3 +308,26 @@ def test_near_releases() -> None:
     assert near_releases("0.1", known) == ["0.9.0"]
     assert near_releases("0.9.2rc2", known) == ["0.9.2rc1", "0.9.1", "0.9.2"]
     assert near_releases("maim", known) == []
+
+
+# What is left behind -----------------------------------------------------------------------------
+def test_remains_of_a_killed_process_are_cleared(
+    index: Indexes, ask: Ask, cache: Cache, tmp_path: Path
+) -> None:
+    pin = resolve(ask("0.9.2", indexes=index), cache)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    dead, alive = tmp_path / f".tree.partial-{ended.pid}-x", tmp_path / f".tree.partial-{os.getpid()}-y"
+    for folder in (dead, alive):
+        (folder / "tree").mkdir(parents=True)
+        os.utime(folder, (0, 0))
+    fetch(pin, tmp_path / "tree", cache)
+    assert not dead.exists()
+    assert alive.exists()
+    assert (tmp_path / "tree/setup.py").exists()
+
+
+def test_cache_that_cannot_be_written(index: Indexes, ask: Ask, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BuilderError):
+        resolve(ask("0.9.2", indexes=index), Cache(tmp_path / "file"))

@@ -53,18 +53,17 @@ def download(
     """
     key = sha256 or hashlib.sha256(redact(url).encode()).hexdigest()
     partial = make_dir(cache.downloads / "partial") / f"{key}.part"
-    with FileLock(f"{partial}.lock"):
+    with os_errors(f"downloading {name} into {cache.downloads}"), FileLock(f"{partial}.lock"):
         if sha256:
             known = cached_file(cache, sha256, name)
             if known.is_file() and sha256_file(known) == sha256:
                 return known, sha256
         else:
             partial.unlink(missing_ok=True)
-        with os_errors(f"downloading {name} into {cache.downloads}"):
-            found = _obtain(url, name, partial, emit, http, sha256)
-            final = cached_file(cache, found, name)
-            make_dir(final.parent)
-            partial.replace(final)
+        found = _obtain(url, name, partial, emit, http, sha256)
+        final = cached_file(cache, found, name)
+        make_dir(final.parent)
+        partial.replace(final)
     return final, found
 
 

@@ -170,7 +170,6 @@ def _parse_html(page: Path, place: str) -> list[ReleaseFile]:
 
 
 def _read_remote(url: str, place: str, http: Http) -> list[ReleaseFile]:
-    import requests
     from pypi_simple import (
         ACCEPT_ANY,
         ProjectPage,
@@ -182,7 +181,7 @@ def _read_remote(url: str, place: str, http: Http) -> list[ReleaseFile]:
 
     try:
         response = http.get(url, headers={"Accept": ACCEPT_ANY})
-    except requests.RequestException as error:
+    except (OSError, ValueError) as error:  # a RequestException is an OSError; so is a missing CA bundle
         raise _Unusable(reason_of(error)) from error
     if response.status_code == 404:
         return []

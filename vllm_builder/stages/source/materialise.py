@@ -8,7 +8,7 @@ from pathlib import Path
 from vllm_builder.cache import Cache
 from vllm_builder.errors import HashMismatch, OfflineMissing, SourceError
 from vllm_builder.events import Emit, Note, ignore
-from vllm_builder.fs import sha256_file
+from vllm_builder.fs import os_errors, sha256_file
 from vllm_builder.indexes import Indexes
 from vllm_builder.stages.source.model import SourcePin, SourceRequest
 from vllm_builder.stages.source.placing import partial_folder
@@ -59,7 +59,7 @@ def materialise(
         check: called with the tree before it appears at ``dest``; may raise.
         shared: another process may make the same folder meanwhile; whichever is first wins.
     """
-    with partial_folder(dest, shared=shared) as partial:
+    with partial_folder(dest, shared=shared) as partial, os_errors(f"writing the source tree {dest}"):
         if pin.kind == "git":
             _from_git(pin, partial, cache, emit, offline, request, select)
         elif pin.kind == "tree":

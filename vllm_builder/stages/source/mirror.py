@@ -14,7 +14,7 @@ from typing import Final
 from vllm_builder.cache import Cache
 from vllm_builder.errors import SourceError
 from vllm_builder.events import Emit, Note, Progress
-from vllm_builder.fs import make_dir, remove_tree
+from vllm_builder.fs import make_dir, os_errors, remove_tree
 from vllm_builder.indexes import redact
 from vllm_builder.stages.source.gitrun import GitFailed, low_speed_limits, run_git
 from vllm_builder.stages.source.links import link_problem
@@ -270,7 +270,7 @@ class Mirror:
         from filelock import FileLock
 
         make_dir(repository.parent)
-        with FileLock(f"{repository}.lock"):
+        with os_errors(f"using the mirror {repository}"), FileLock(f"{repository}.lock"):
             yield
 
 
