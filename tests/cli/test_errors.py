@@ -361,3 +361,28 @@ def test_a_plan_is_pure_and_stable_and_jobs_and_paths_do_not_change_its_digest(m
     flags = json.loads(machine.run(*arguments, CXXFLAGS="-O1").stdout)
     assert flags["digest"] != first["digest"]
     assert flags["inputs"]["compile"]["variables"]["CXXFLAGS"] == "-O1"
+
+
+def test_credentials_of_an_index_are_nowhere_in_what_is_printed(machine: Machine) -> None:
+    python = _fake_torch(machine)
+    run = machine.run(
+        *("plan", "v0.9.2", "--device", "cpu", "--python", python, "--json"),
+        PIP_EXTRA_INDEX_URL="https://someone:sekrit@index.invalid/simple",
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "index.invalid" in run.stdout
+    assert "sekrit" not in run.stdout + run.stderr
+    kept = [p for p in (machine.folder / "cache").rglob("*") if p.is_file() and b"sekrit" in p.read_bytes()]
+    assert kept == []
+
+
+def test_offline_names_every_package_that_is_missing(machine: Machine) -> None:
+    python = _fake_torch(machine)
+    arguments = ("build", "v0.9.2", "--device", "empty", "--recipe", "none", "--python", python)
+    assert machine.run("plan", *arguments[1:]).returncode == 0
+    for gone in ("wheel", "cmake"):
+        next(machine.links.glob(f"{gone}-*.whl")).unlink()
+    said = machine.fails(errors.OfflineMissing, *arguments, "--offline")
+    assert "2 of" in said
+    assert "wheel==" in said
+    assert "cmake==" in said

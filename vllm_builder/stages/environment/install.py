@@ -87,12 +87,13 @@ def _install(
     if done.returncode:
         details = [line for line in done.stderr.splitlines() if line.strip()][-25:]
         if offline:
+            missing = _not_in_cache(spec, python, environ)
             raise OfflineMissing(
-                "The build environment's packages are not all in uv's cache, and --offline forbids to fetch them.",
-                why=f"{len(spec.lock)} packages are needed.",
-                next="Run the same build once with network, or give --find-links to a folder that has them "
-                "(PIP_FIND_LINKS).",
-                details=[*details, *spec.lock],
+                f"{len(missing)} of {len(spec.lock)} packages of the build environment are in no cache, and "
+                "--offline forbids to fetch them.",
+                why="uv's cache and the find-links were searched.",
+                next="Run the same build once with network, or point PIP_FIND_LINKS at a folder that has them.",
+                details=missing or details,
             )
         raise InstallError(
             "The build environment cannot be installed.",
@@ -104,6 +105,18 @@ def _install(
         site = next((root / "lib").glob("python*/site-packages"))
         write_atomic(site / _OVERLAY, "".join(f"{p}\n" for p in spec.overlay))
     return _installed(root)
+
+
+def _not_in_cache(spec: EnvironmentSpec, python: Path, environ: Mapping[str, str]) -> list[str]:
+    """Every package of the lock that cannot be had offline: uv itself stops at the first."""
+    from vllm_builder.stages.environment.uv import run_uv
+
+    command = ["pip", "install", "--dry-run", "--python", str(python), "--no-deps"]
+    return [
+        line
+        for line in spec.lock
+        if run_uv([*command, line], environ=environ, indexes=spec.indexes, offline=True).returncode
+    ]
 
 
 def _installed(root: Path) -> dict[str, str]:

@@ -37,13 +37,10 @@ def resolve_lock(
         sorted(requirements),
         interpreter.version,
         interpreter.tag,
-        indexes.index_url,
-        indexes.extra_index_urls,
-        indexes.find_links,
-        indexes.no_index,
+        # Without credentials: the answer is kept on disk.
+        indexes.describe(),
         torch_backend,
     ]
-    question = [list(q) if isinstance(q, tuple) else q for q in question]
     remembered = None if refresh else memo.get(question)
     if remembered is not None:
         return tuple(remembered)
