@@ -10,7 +10,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from vllm_builder.lazy import exports
 
 if TYPE_CHECKING:
     from vllm_builder.api import build, plan
@@ -21,17 +23,11 @@ __version__ = "0.1.0"
 __all__ = ["BuildResult", "Plan", "__version__", "build", "plan"]
 
 _HOMES = {
-    "build": "vllm_builder.api",
-    "plan": "vllm_builder.api",
-    "BuildResult": "vllm_builder.pipeline",
-    "Plan": "vllm_builder.stages.plan.model",
+    "build": "api",
+    "plan": "api",
+    "BuildResult": "pipeline",
+    "Plan": "stages.plan.model",
 }
 
 
-def __getattr__(name: str) -> Any:
-    # Imported on first use: a command that needs little should not load everything.
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__ = exports(__name__, _HOMES)

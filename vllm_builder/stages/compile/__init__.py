@@ -5,8 +5,9 @@ Everything is loaded when it is first used: a cache hit never comes here.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from vllm_builder.lazy import exports
 
 if TYPE_CHECKING:
     from vllm_builder.stages.compile.build import compile_wheel as compile_wheel
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from vllm_builder.stages.compile.toolchain import probe_compilers as probe_compilers
     from vllm_builder.stages.compile.versions import scm_version_for as scm_version_for
 
-_WHERE = {
+_HOMES = {
     "CompileResult": "model",
     "CompileSpec": "model",
     "Compiler": "model",
@@ -39,10 +40,7 @@ _WHERE = {
     "scm_version_for": "versions",
 }
 
-__all__ = list(_WHERE)
+__all__ = list(_HOMES)
 
 
-def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = exports(__name__, _HOMES)

@@ -6,8 +6,9 @@ chooses the operations for one build, :func:`apply` makes the changes, all or no
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from vllm_builder.lazy import exports
 from vllm_builder.stages.patch.survey import READ_PATTERNS
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ __all__ = [
     "select",
 ]
 
-_HOMES = {
+_HOMES = dict.fromkeys(__all__, "operations") | {
+    "READ_PATTERNS": "survey",
     "apply": "applying",
     "load": "loading",
     "select": "selecting",
@@ -43,9 +45,4 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(name)
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'operations')}"), name)
+__getattr__ = exports(__name__, _HOMES)

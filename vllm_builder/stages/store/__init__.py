@@ -10,8 +10,9 @@ deliver(entry, out)
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from vllm_builder.lazy import exports
 
 if TYPE_CHECKING:
     from vllm_builder.stages.store.caches import KINDS, contents, prune_cache
@@ -54,7 +55,7 @@ __all__ = [
     "read_record",
 ]
 
-_HOMES = {
+_HOMES = dict.fromkeys(__all__, "model") | {
     "KINDS": "caches",
     "contents": "caches",
     "prune_cache": "caches",
@@ -69,7 +70,4 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'model')}"), name)
+__getattr__ = exports(__name__, _HOMES)
