@@ -12,7 +12,7 @@ from vllm_builder.cache import Cache
 from vllm_builder.cli import screen
 from vllm_builder.cli.app import json_option
 from vllm_builder.errors import SettingsError, StoreError
-from vllm_builder.stages.store import Store
+from vllm_builder.stages.store import Entry, Store
 
 
 def _cache(folder: str | None) -> Cache:
@@ -38,11 +38,14 @@ def cache() -> None:
 @json_option
 def list_(cache_dir: str | None, json_: bool) -> None:
     """The wheels in the store, newest first."""
-    found = Store(_cache(cache_dir).store).entries()
-    entries = sorted(found, key=lambda e: e.record.created, reverse=True)
+    found = Store(_cache(cache_dir).store).scan()
+    entries = sorted((e for e in found if isinstance(e, Entry)), key=lambda e: e.record.created, reverse=True)
+    unreadable = [u for u in found if not isinstance(u, Entry)]
     if json_:
         screen.print_json([e.as_dict() for e in entries])
         return
+    for broken in unreadable:
+        click.echo(f"{broken.digest[:12]}: {broken.error.what}", err=True)
     from rich.console import Console
     from rich.table import Table
 
