@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from configparser import Error as ConfigError
+from typing import TYPE_CHECKING
 
 from vllm_builder.errors import PatchFailed
 from vllm_builder.stages.patch.lines import carry_over
 from vllm_builder.stages.patch.operations import SetCfgKey
 from vllm_builder.stages.patch.outcome import Missed, Outcome
 from vllm_builder.stages.patch.tree import Overlay
+
+if TYPE_CHECKING:
+    from configupdater import ConfigUpdater
 
 
 def set_key(operation: SetCfgKey, overlay: Overlay) -> Outcome:
@@ -35,9 +40,36 @@ def set_key(operation: SetCfgKey, overlay: Overlay) -> Outcome:
             document.read_string(text + "\n")
         if not document.has_section(section):
             document.add_section(section)
-        document.set(section, key, operation.value)
-        edited = str(document)
+        edited = _with_value(document, operation) if there else _with_new_key(document, operation)
     except ConfigError as error:
         raise PatchFailed(f"{path} cannot be read.", why=str(error)) from error
     overlay.put(path, carry_over(original, edited))
     return Outcome(changed=[path])
+
+
+def _with_new_key(document: ConfigUpdater, operation: SetCfgKey) -> str:
+    document.set(operation.section, operation.key, operation.value)
+    return str(document)
+
+
+def _with_value(document: ConfigUpdater, operation: SetCfgKey) -> str:
+    """The text with another value for a key that is there.
+
+    ConfigUpdater takes indented comments below a key for a part of its value and would drop them.
+    """
+    section = document[operation.section]
+    old = str(section[operation.key])
+    comments = [line for line in old.splitlines(keepends=True)[1:] if line.lstrip()[:1] in ("#", ";")]
+    document.set(operation.section, operation.key, operation.value)
+    new = str(section[operation.key])
+    text = str(document)
+    place = sum(len(str(block)) for block in _before(document, operation.section)) + str(section).index(
+        f"\n{new}"
+    )
+    return f"{text[: place + 1]}{new}{''.join(comments)}{text[place + 1 + len(new) :]}"
+
+
+def _before(document: ConfigUpdater, name: str) -> Sequence[object]:
+    """The blocks before a section."""
+    blocks = list(document.iter_blocks())
+    return blocks[: next(i for i, block in enumerate(blocks) if getattr(block, "name", None) == name)]

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ValidationError
 from vllm_builder.errors import PatchSetError, did_you_mean
 from vllm_builder.stages.patch.operations import ACTIONS, PatchSet, Script
 
+_UNWRITTEN: dict[type[BaseModel], set[str]] = {PatchSet: {"path"}}
+
 
 def load(directories: Sequence[Path]) -> dict[str, PatchSet]:
     """Read every ``*.toml`` of some folders.
@@ -54,7 +56,10 @@ def read(path: Path) -> PatchSet:
     try:
         return PatchSet.model_validate(data | {"path": str(path)})
     except ValidationError as error:
-        raise _refused(path, [_sentence(problem) for problem in error.errors()]) from None
+        # An unknown key explains the missing one; a list of refused items counts as too short besides.
+        problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+        telling = [problem for problem in problems if problem["type"] != "too_short"] or problems
+        raise _refused(path, [_sentence(problem) for problem in telling]) from None
 
 
 def _refused(path: Path, problems: list[str]) -> PatchSetError:
@@ -83,7 +88,9 @@ def _sentence(problem: Mapping[str, Any]) -> str:
     place = ", ".join([*where, *loc])
     kind = problem["type"]
     if kind == "extra_forbidden":
-        return f"{place}: unknown key{_near(loc[-1], model.model_fields)}"
+        return (
+            f"{place}: unknown key{_near(loc[-1], model.model_fields.keys() - _UNWRITTEN.get(model, set()))}"
+        )
     if kind == "union_tag_invalid":
         tag = str(problem["ctx"]["tag"])
         return f"{place}: unknown action {tag!r}{_near(tag, ACTIONS)}"
@@ -98,5 +105,5 @@ def _sentence(problem: Mapping[str, Any]) -> str:
 
 
 def _near(word: str, known: Iterable[str]) -> str:
-    names = [name for name in known if name != "path"]
-    return did_you_mean(word, names) or f" (known: {', '.join(names)})"
+    names = list(known)
+    return did_you_mean(word, names) or f" (known: {', '.join(sorted(names))})"

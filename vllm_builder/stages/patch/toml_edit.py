@@ -216,7 +216,11 @@ def rename_key(operation: RenameTomlKey, overlay: Overlay) -> Outcome:
         item: Any = body.item(parts[-1])
         if hasattr(item, "invalidate_display_name"):
             item.invalidate_display_name()
-        body._replace(parts[-1], SingleKey(operation.to), item)
+        was = next(key for key, _ in body.body if key is not None and key.key == parts[-1])
+        spelling = was.as_string()
+        blanks = spelling[len(spelling.rstrip()) :]
+        original = SingleKey(operation.to).as_string() + blanks
+        body._replace(parts[-1], SingleKey(operation.to, sep=was.sep, original=original), item)
 
     _edit(overlay, path, change)
     return Outcome(changed=[path])

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from vllm_builder.stages.patch.lines import content, dominant_end, end_of, split
 from vllm_builder.stages.patch.operations import UnifiedDiff
 from vllm_builder.stages.patch.outcome import Missed, Outcome
 from vllm_builder.stages.patch.tree import Overlay
+
+if TYPE_CHECKING:
+    from unidiff.patch import Hunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +44,24 @@ def parse(diff: str) -> tuple[Part, ...]:
             raise ValueError(f"deletes, renames or replaces {file.path} as a whole, which is not supported")
         if ".." in file.path.split("/") or file.path.startswith("/"):
             raise ValueError(f"{file.path} is not a path inside the tree")
-        hunks = tuple(
-            (
-                max(hunk.source_start - 1, 0),
-                tuple(line.value.encode() for line in hunk if line.is_context or line.is_removed),
-                tuple(line.value.encode() for line in hunk if line.is_context or line.is_added),
-            )
-            for hunk in file
-        )
-        parts.append(Part(file.path, file.is_added_file, hunks))
+        parts.append(Part(file.path, file.is_added_file, tuple(_sides(hunk) for hunk in file)))
     return tuple(parts)
+
+
+def _sides(hunk: Hunk) -> tuple[int, tuple[bytes, ...], tuple[bytes, ...]]:
+    """First line, old lines, new lines; a line that a marker says has no end has none."""
+    old: list[bytes] = []
+    new: list[bytes] = []
+    sides: list[list[bytes]] = []
+    for line in hunk:
+        if line.line_type == "\\":
+            for side in sides:
+                side[-1] = content(side[-1])
+            continue
+        sides = [side for side, has in ((old, not line.is_added), (new, not line.is_removed)) if has]
+        for side in sides:
+            side.append(line.value.encode())
+    return max(hunk.source_start - 1, 0), tuple(old), tuple(new)
 
 
 def apply(operation: UnifiedDiff, overlay: Overlay) -> Outcome:
@@ -66,7 +78,6 @@ def apply(operation: UnifiedDiff, overlay: Overlay) -> Outcome:
         if data is None:
             raise Missed(f"there is no {part.path}", target=True)
         lines = split(data)
-        changed = False
         position = shift = 0
         for number, (start, old, new) in enumerate(part.hunks, 1):
             place = _find(lines, old, start + shift, position)
@@ -77,12 +88,10 @@ def apply(operation: UnifiedDiff, overlay: Overlay) -> Outcome:
             elif place is not None:
                 lines[place : place + len(old)] = _with_ends(new, lines[place : place + len(old)], lines)
                 position = place + len(new)
-                changed = True
             else:
                 raise Missed(f"hunk {number} does not fit {part.path}")
             shift = position - start - len(old)
-        overlay.put(part.path, b"".join(lines))
-        (outcome.changed if changed else outcome.already).append(part.path)
+        (outcome.changed if overlay.put(part.path, b"".join(lines)) else outcome.already).append(part.path)
     return outcome
 
 
@@ -107,6 +116,7 @@ def _with_ends(new: tuple[bytes, ...], old: list[bytes], lines: list[bytes]) -> 
     kept = {content(line): line for line in reversed(old)}
     out = []
     for line in new:
-        same = kept.get(content(line))
-        out.append(same if same is not None else content(line) + (end if end_of(line) else b""))
+        same = kept.get(content(line), b"")
+        keeps = content(same) == content(line) and bool(end_of(same)) == bool(end_of(line))
+        out.append(same if keeps else content(line) + (end if end_of(line) else b""))
     return out
