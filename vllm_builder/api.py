@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from vllm_builder.cache import Workspace
 from vllm_builder.events import Emit, ignore
 from vllm_builder.settings.layers import gather
 from vllm_builder.settings.model import Settings
+from vllm_builder.settings.options import Options
 from vllm_builder.stages.plan.make import default_cache, make_plan, source_request
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def plan(
-    version: str, *, environ: Mapping[str, str] | None = None, emit: Emit = ignore, **options: Any
+    version: str, *, environ: Mapping[str, str] | None = None, emit: Emit = ignore, **options: Unpack[Options]
 ) -> Plan:
     """Decide what :func:`build` would do; nothing but the download cache is written.
 
@@ -36,7 +37,7 @@ def plan(
 
 
 def planned(
-    version: str, *, environ: Mapping[str, str] | None = None, emit: Emit = ignore, **options: Any
+    version: str, *, environ: Mapping[str, str] | None = None, emit: Emit = ignore, **options: Unpack[Options]
 ) -> tuple[Plan, Settings]:
     """As :func:`plan`, with the settings besides."""
     environ = dict(os.environ if environ is None else environ)
@@ -45,7 +46,7 @@ def planned(
 
 
 def build(
-    version: str, *, environ: Mapping[str, str] | None = None, emit: Emit = ignore, **options: Any
+    version: str, *, environ: Mapping[str, str] | None = None, emit: Emit = ignore, **options: Unpack[Options]
 ) -> BuildResult:
     """From a release to a wheel: out of the store, or planned, fetched, patched, compiled and stored.
 

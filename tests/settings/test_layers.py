@@ -145,3 +145,9 @@ def test_pairs_must_be_pairs(item: str) -> None:
 
 def test_every_setting_has_help() -> None:
     assert all(info.description for info in Settings.model_fields.values())
+
+
+def test_the_typed_options_are_the_settings() -> None:
+    from vllm_builder.settings.options import Options
+
+    assert list(Options.__annotations__) == [name for name in Settings.model_fields if name != "version"]

@@ -133,6 +133,28 @@ def source(json_: bool, verbose: bool, quiet: bool, dest: str, **options: Any) -
     hand_over(gather(given(options), _environ()), dest, json_, emit)
 
 
+@cli.command()
+@settings_options(without=("out", "force"))
+@_with_verbosity
+@json_option
+def environment(json_: bool, verbose: bool, quiet: bool, **options: Any) -> None:
+    """Make the locked build environment of VERSION and print its Python."""
+    from vllm_builder.settings.layers import gather
+    from vllm_builder.stages.environment import prepare
+    from vllm_builder.stages.plan.make import default_cache, make_plan
+
+    emit = screen.listener(verbose=verbose, quiet=quiet)
+    environ = _environ()
+    made, settings = make_plan(gather(given(options), environ), emit=emit)
+    folder = default_cache(settings).environments
+    ready = prepare(made.environment, folder, environ=environ, offline=settings.offline, emit=emit)
+    screen.finish()
+    if json_:
+        screen.print_json(ready.model_dump(mode="json"))
+    else:
+        click.echo(str(ready.python))
+
+
 def _environ() -> dict[str, str]:
     import os
 

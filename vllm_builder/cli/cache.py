@@ -129,6 +129,7 @@ def verify(digests: tuple[str, ...], cache_dir: str | None, json_: bool) -> None
 
 
 @cache.command()
+@click.argument("digests", nargs=-1)
 @click.option("--older-than", metavar="AGE", help="Not used for this long: 30d, 12h")
 @click.option("--max-size", metavar="SIZE", help="Keep at most this much: 20GB")
 @click.option("--keep", type=click.IntRange(0), metavar="N", help="Keep at most N")
@@ -145,6 +146,7 @@ def verify(digests: tuple[str, ...], cache_dir: str | None, json_: bool) -> None
 @_cache_dir
 @json_option
 def prune(
+    digests: tuple[str, ...],
     older_than: str | None,
     max_size: str | None,
     keep: int | None,
@@ -154,7 +156,10 @@ def prune(
     cache_dir: str | None,
     json_: bool,
 ) -> None:
-    """Make room. Never removes the last good wheel of a plan unless told to with --last."""
+    """Make room, among all wheels or those of the plans DIGESTS.
+
+    Never removes the last good wheel of a plan unless told to with --last.
+    """
     where = _cache(cache_dir)
     emit = screen.listener()
     rules: dict[str, Any] = {"older_than": _age(older_than), "max_size": _bytes(max_size), "keep": keep}
@@ -163,7 +168,9 @@ def prune(
 
         report = prune_cache(where, kinds, **rules, dry_run=dry_run, emit=emit)
     else:
-        report = Store(where.store).prune(**rules, last_good=last, dry_run=dry_run, emit=emit)
+        report = Store(where.store).prune(
+            **rules, only=digests or None, last_good=last, dry_run=dry_run, emit=emit
+        )
     if json_:
         screen.print_json(report.as_dict())
         return

@@ -38,6 +38,9 @@ _CHANGES_OUTPUT = frozenset(
 )
 """Settings of a recipe that take part in the digest; jobs and folders do not."""
 
+_SHOWN = frozenset({"version", "device", "arch", "recipe", "variables", "jobs", "build_type"})
+"""Settings that have a line of their own in the decisions."""
+
 _DECIDED_HERE = frozenset({"VLLM_TARGET_DEVICE", "VLLM_VERSION_OVERRIDE", "VLLM_DISABLE_SCCACHE"})
 """Variables that the plan sets itself, so a person's value does not take part."""
 
@@ -334,6 +337,9 @@ def _make(maker: _Maker) -> Plan:
         compiler_cache=compiler_cache,
         compiler_cache_dir=str(maker.cache.sccache if compiler_cache == "sccache" else maker.cache.ccache),
     )
+    for name, origin in maker.resolved.origins.items():
+        if origin != "default" and name not in _SHOWN:
+            maker.say(f"setting {name.replace('_', '-')}", getattr(settings, name), origin)
     recipe = None
     if layers.recipe is not None:
         values = layers.recipe.for_release(pin.release)

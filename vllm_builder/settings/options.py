@@ -1,0 +1,37 @@
+"""The options as keyword arguments, for a type checker: the fields of :class:`~.model.Settings` without the version."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, TypedDict
+
+from vllm_builder.settings.model import CacheChoice, Device
+
+
+class Options(TypedDict, total=False):
+    """What :func:`vllm_builder.plan` and :func:`vllm_builder.build` take; meanings are those of the settings."""
+
+    device: Device | None
+    arch: Sequence[str]
+    recipe: str | None
+    torch: str
+    torch_index: str | None
+    python: str | None
+    source: str
+    git_url: str
+    jobs: int | Literal["auto"]
+    nvcc_threads: int
+    build_type: Literal["Release", "RelWithDebInfo", "MinSizeRel", "Debug"]
+    compiler_cache: CacheChoice
+    patches: Sequence[Path | str]
+    with_patch: Sequence[str]
+    without_patch: Sequence[str]
+    parameters: dict[str, str]
+    variables: dict[str, str]
+    workspace: Path | str
+    out: Path | str | None
+    cache_dir: Path | str | None
+    offline: bool
+    refresh: bool
+    force: bool
