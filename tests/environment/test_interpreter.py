@@ -70,3 +70,19 @@ def test_without_one_the_running_python_is_taken(memo: Memo) -> None:
 def test_a_version_that_nobody_has(memo: Memo) -> None:
     with pytest.raises(PythonNotFound, match=r"3\.99"):
         find_interpreter("3.99", ">=3.8", environ={"PATH": "/nonexistent"}, memo=memo, offline=True)
+
+
+def test_the_environment_does_not_depend_on_the_virtual_environment_that_the_python_was_reached_through(
+    tmp_path: Path, memo: Memo
+) -> None:
+    from vllm_builder.indexes import Indexes
+    from vllm_builder.stages.environment.install import environment_key
+    from vllm_builder.stages.environment.model import EnvironmentSpec
+
+    keys = set()
+    for name in ("one", "two"):
+        venv.create(tmp_path / name, with_pip=False)
+        found = probe(str(tmp_path / name), memo)
+        spec = EnvironmentSpec(python=found, lock=("wheel==1",), indexes=Indexes(index_url=""))
+        keys.add(environment_key(spec))
+    assert len(keys) == 1

@@ -19,10 +19,13 @@ _OVERLAY = "_vllm_builder_overlay.pth"
 
 
 def environment_key(spec: EnvironmentSpec) -> str:
-    """Environments of the same interpreter and lock are shared between plans."""
-    return digest(
-        [spec.python.path, spec.python.version, list(spec.lock), list(spec.overlay), spec.torch_backend]
-    )[:16]
+    """Environments of the same interpreter and lock are shared between plans.
+
+    The real interpreter counts, not the virtual environment that it was reached through: the compiler cache
+    sees the path of torch's headers, which should not depend on where vllm-builder itself is installed.
+    """
+    python = spec.python.base or spec.python.path
+    return digest([python, spec.python.version, list(spec.lock), list(spec.overlay), spec.torch_backend])[:16]
 
 
 def prepare(
@@ -66,7 +69,9 @@ def _install(
     from vllm_builder.stages.environment.uv import run_uv
 
     made = run_uv(
-        ["venv", "--no-project", "--python", spec.python.path, str(root)], environ=environ, offline=True
+        ["venv", "--no-project", "--python", spec.python.base or spec.python.path, str(root)],
+        environ=environ,
+        offline=True,
     )
     if made.returncode:
         raise InstallError(

@@ -19,12 +19,13 @@ from vllm_builder.memo import Memo
 from vllm_builder.stages.environment.model import Interpreter, Torch
 
 _PROBE = """
-import json, sys, sysconfig
+import json, os, sys, sysconfig
 v = sys.version_info
 print(json.dumps({
     "implementation": sys.implementation.name,
     "version": "%d.%d.%d" % v[:3],
     "tag": "cp%d%d%s" % (v[0], v[1], "t" if sysconfig.get_config_var("Py_GIL_DISABLED") else ""),
+    "base": os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable),
     "prefix": sys.prefix,
     "base_prefix": getattr(sys, "base_prefix", sys.prefix),
     "site_packages": sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
@@ -52,7 +53,7 @@ def probe(path: str, memo: Memo) -> Interpreter:
     # pyvenv.cfg decides the prefix, and a venv's python is only a link to the base.
     question = [str(binary.absolute()), str(binary.resolve()), stat.st_mtime_ns, stat.st_size]
     answer = memo.get(question)
-    if answer is None or not Path(answer["prefix"]).is_dir():
+    if answer is None or "base" not in answer or not Path(answer["prefix"]).is_dir():
         try:
             run = subprocess.run(
                 [str(binary), "-I", "-c", _PROBE], capture_output=True, text=True, timeout=60, check=False

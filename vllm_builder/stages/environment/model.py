@@ -17,6 +17,8 @@ class Interpreter(Model):
     """``3.11.7``."""
     tag: Free[str]
     """``cp311``."""
+    base: Free[str] = ""
+    """The real interpreter behind a virtual environment's."""
     prefix: Free[str] = ""
     base_prefix: Free[str] = ""
     site_packages: Free[tuple[str, ...]] = ()
