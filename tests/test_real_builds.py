@@ -93,14 +93,26 @@ def _upstream(folder: Path, name: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("device", ["cpu"])
+def _unpacked(archive: Path, folder: Path) -> Path:
+    folder.mkdir()
+    subprocess.run(["tar", "xzf", archive, "-C", folder, "--strip-components=1"], check=True)
+    return folder
+
+
+def _wanted(tree: Path, device: str) -> set[str]:
+    """Upstream's own requirements for a device, less the torch family."""
+    new = tree / "requirements" / f"{device}.txt"
+    folder, name = (new.parent, new.name) if new.exists() else (tree, f"requirements-{device}.txt")
+    upstream = _requirements(_upstream(folder, name))
+    return {r for r in upstream if Requirement(r).name.lower() not in FAMILY}
+
+
 def test_requires_dist_is_upstreams_less_the_torch_family(
-    cpu: dict[str, Any], device: str, sdist: Sdist, tmp_path: Path
+    cpu: dict[str, Any], sdist: Sdist, tmp_path: Path
 ) -> None:
-    subprocess.run(["tar", "xzf", sdist("0.9.2"), "-C", tmp_path, "--strip-components=1"], check=True)
-    upstream = _requirements(_upstream(tmp_path / "requirements", f"{device}.txt"))
-    wanted = {r for r in upstream if Requirement(r).name.lower() not in FAMILY}
-    assert len(wanted) < len(upstream)
+    tree = _unpacked(sdist("0.9.2"), tmp_path / "tree")
+    wanted = _wanted(tree, "cpu")
+    assert len(wanted) < len(_requirements(_upstream(tree / "requirements", "cpu.txt")))
     assert _requirements(_metadata(Path(cpu["wheel"]))) == wanted
 
 
@@ -237,8 +249,12 @@ def test_0_9_0_1_for_cpu(cache: Path, sdist: Sdist, tmp_path: Path) -> None:
     assert re.fullmatch(r"vllm-0\.9\.0\.1\+cpu-cp38-abi3-linux_\w+\.whl", Path(result["wheel"]).name)
 
 
-@pytest.mark.parametrize("version", ["0.6.4.post1", "0.9.2", "0.20.0", "0.33.0"])
-def test_empty(version: str, cache: Path, sdist: Sdist, tmp_path: Path) -> None:
+# Until 0.7 upstream's setup.py gives the requirements for CUDA to the empty device.
+@pytest.mark.parametrize(
+    ("version", "requirements"),
+    [("0.6.4.post1", "cuda"), ("0.9.2", "common"), ("0.20.0", "common"), ("0.33.0", "common")],
+)
+def test_empty(version: str, requirements: str, cache: Path, sdist: Sdist, tmp_path: Path) -> None:
     result = _build(
         *(
             version,
@@ -254,6 +270,9 @@ def test_empty(version: str, cache: Path, sdist: Sdist, tmp_path: Path) -> None:
     )
     wheel = Path(result["wheel"])
     assert wheel.name.startswith(f"vllm-{version}+empty-")
+    assert _requirements(_metadata(wheel)) == _wanted(
+        _unpacked(sdist(version), tmp_path / "tree"), requirements
+    )
     with zipfile.ZipFile(wheel) as archive:
         rust = [n for n in archive.namelist() if n.endswith(".so")]
     if version == "0.33.0":
