@@ -107,6 +107,12 @@ class OfflineMissing(BuilderError):
     exit_code = 23
 
 
+class VendorError(BuilderError):
+    """An external source of a release cannot be found, fetched or placed, or is in no lock."""
+
+    exit_code = 24
+
+
 # 3x: patch --------------------------------------------------------------------------------------
 class PatchSetError(BuilderError):
     """A patch set file has an unknown key or action, or a value that cannot be used."""

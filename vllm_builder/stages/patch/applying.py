@@ -17,6 +17,7 @@ from vllm_builder.model import digest
 from vllm_builder.stages.patch import (
     cfg_edit,
     cmake_edit,
+    fetchcontent,
     journal,
     requirement_files,
     script,
@@ -43,6 +44,7 @@ _HANDLERS: dict[str, Callable[[Any, Overlay], Outcome]] = {
     "set_cfg_key": cfg_edit.set_key,
     "set_cmake_variable": cmake_edit.set_variable,
     "remove_cmake_argument": cmake_edit.remove_argument,
+    "repoint_fetchcontent": fetchcontent.repoint,
     "create_file": text_edit.create,
     "replace_text": text_edit.replace,
     "unified_diff": unified.apply,

@@ -29,6 +29,14 @@ _COMMANDS = frozenset(
     }
 )
 _BLOCKS = {"if_condition": "if_command", "foreach_loop": "foreach_command", "while_loop": "while_command"}
+_KINDS = {
+    "if_condition": "if",
+    "foreach_loop": "foreach",
+    "while_loop": "while",
+    "function_def": "function",
+    "macro_def": "macro",
+    "block_def": "block",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +73,29 @@ class Command:
             if argument.value == name and not argument.quoted:
                 return self.arguments[index + 1]
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """One part of a block: its opening command (None for ``else`` and ``block``) and what stands in it."""
+
+    command: Command | None
+    tokens: tuple[Argument, ...]
+    """The command's arguments with the parentheses between them, as a condition needs them."""
+    text: str
+    """The condition or the arguments, as one line."""
+    body: tuple[Statement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """``kind`` is if, foreach, while, function, macro or block. Only an ``if`` has several branches."""
+
+    kind: str
+    branches: tuple[Branch, ...]
+
+
+Statement = Command | Block
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +143,10 @@ class CMakeFile:
             and all(map(fnmatchcase, command.values, arguments))
         ]
 
+    def statements(self) -> tuple[Statement, ...]:
+        """The file as nested blocks and commands, in order: what an interpreter walks."""
+        return tuple(self._statements(self._root))
+
     def edited(self, edits: Iterable[Edit]) -> CMakeFile:
         """The file with byte ranges replaced.
 
@@ -128,6 +163,40 @@ class CMakeFile:
         if result.error and not self.error:
             raise PatchFailed(f"Editing {self.path} would break it.", why=result.error)
         return result
+
+    def _statements(self, node: Node) -> Iterator[Statement]:
+        for child in node.children:
+            if child.type in _COMMANDS:
+                yield self._command(child, ())
+            elif child.type in _KINDS:
+                yield Block(_KINDS[child.type], tuple(self._branches(child)))
+            elif child.type == "body":
+                yield from self._statements(child)
+
+    def _branches(self, node: Node) -> Iterator[Branch]:
+        opening: Node | None = None
+        body: list[Statement] = []
+        for child in node.children:
+            if child.type == "body":
+                body.extend(self._statements(child))
+            elif child.type in {"elseif_command", "else_command"} or child.type.startswith("end"):
+                yield self._branch(opening, body)
+                opening, body = child, []
+            elif child.type.endswith("_command"):
+                opening = child
+
+    def _branch(self, opening: Node | None, body: list[Statement]) -> Branch:
+        if opening is None or opening.type not in _COMMANDS:
+            return Branch(None, (), "", tuple(body))
+        found = next((child for child in opening.children if child.type == "argument_list"), None)
+        tokens = tuple(
+            self._argument(child)
+            if child.type == "argument"
+            else Argument(child.start_byte, child.end_byte, child.type, False)
+            for child in (found.children if found else [])
+            if child.type in {"argument", "(", ")"}
+        )
+        return Branch(self._command(opening, ()), tokens, self._condition(opening), tuple(body))
 
     def _commands(self, node: Node, conditions: tuple[str, ...]) -> Iterator[Command]:
         if node.type in _COMMANDS:

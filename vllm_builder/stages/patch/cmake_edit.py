@@ -12,7 +12,8 @@ from vllm_builder.stages.patch.tree import Overlay
 _SCOPES = frozenset({"CACHE", "PARENT_SCOPE"})
 
 
-def _files(overlay: Overlay, patterns: tuple[str, ...]) -> Iterator[tuple[str, CMakeFile]]:
+def files_of(overlay: Overlay, patterns: tuple[str, ...]) -> Iterator[tuple[str, CMakeFile]]:
+    """The files that match, parsed; Missed if there is none."""
     names = overlay.glob(patterns)
     if not names:
         raise Missed(f"no file matches {', '.join(patterns)}", target=True)
@@ -24,7 +25,7 @@ def set_variable(operation: SetCmakeVariable, overlay: Overlay) -> Outcome:
     """Give all ``set`` and ``option`` invocations of a variable another value."""
     wanted = (operation.value,) if isinstance(operation.value, str) else operation.value
     outcome, others = Outcome(), set()
-    for path, file in _files(overlay, operation.files):
+    for path, file in files_of(overlay, operation.files):
         edits, found = [], False
         for command in (*file.commands("set", (operation.name,)), *file.commands("option", ("*",))):
             if command.arguments[0].value != operation.name:
@@ -70,9 +71,9 @@ def _replacement(command: Command, old: tuple[Argument, ...], wanted: tuple[str,
 def remove_argument(operation: RemoveCmakeArgument, overlay: Overlay) -> Outcome:
     """Remove an argument and the blanks before it."""
     outcome = Outcome()
-    for path, file in _files(overlay, operation.files):
+    for path, file in files_of(overlay, operation.files):
         edits = [
-            Edit(_blanks_before(file.data, argument.start), argument.stop, "")
+            Edit(blanks_before(file.data, argument.start), argument.stop, "")
             for command in file.commands(operation.command, operation.arguments)
             for argument in command.arguments[len(operation.arguments) :]
             if argument.value == operation.remove
@@ -86,7 +87,8 @@ def remove_argument(operation: RemoveCmakeArgument, overlay: Overlay) -> Outcome
     return outcome
 
 
-def _blanks_before(data: bytes, position: int) -> int:
+def blanks_before(data: bytes, position: int) -> int:
+    """Where the blanks begin that can be removed together with what stands at a position."""
     start = position
     while start and data[start - 1 : start] in {b" ", b"\t", b"\r", b"\n"}:
         start -= 1

@@ -192,6 +192,20 @@ class RemoveCmakeArgument(_Operation):
     remove: Annotated[str, Field(min_length=1)]
 
 
+class RepointFetchcontent(_Operation):
+    """Let FetchContent take a folder of the tree in place of what it would download.
+
+    ``name`` is a shell-style pattern; ``{name}`` in ``source_dir`` stands for the name as CMake spells it.
+    ``revision`` narrows it to calls whose GIT_TAG is written so.
+    """
+
+    action: Literal["repoint_fetchcontent"]
+    files: Annotated[tuple[TreePath, ...], Field(min_length=1)] = ("CMakeLists.txt", "cmake/**/*.cmake")
+    name: Annotated[str, Field(min_length=1)]
+    source_dir: Annotated[str, Field(min_length=1)]
+    revision: str | None = None
+
+
 class CreateFile(_Operation):
     """Create a file. One that exists with another content is left alone and is an error."""
 
@@ -263,6 +277,7 @@ Operation = Annotated[
     | SetCfgKey
     | SetCmakeVariable
     | RemoveCmakeArgument
+    | RepointFetchcontent
     | CreateFile
     | ReplaceText
     | UnifiedDiff

@@ -48,6 +48,9 @@ class Mirror:
     commits of the first for the beginning of all history.
     """
 
+    submodules_noted = True
+    """Whether a checkout says which submodules stay empty."""
+
     def __init__(self, url: str, cache: Cache, emit: Emit) -> None:
         if url.startswith("-"):
             raise SourceError(f"{url!r} is no repository URL.", next="Correct --git-url.")
@@ -190,13 +193,14 @@ class Mirror:
             if mode == "120000":
                 links[tuple(path.split("/"))] = blob
             elif mode not in _REGULAR:
-                self._emit(
-                    Note(
-                        stage="source",
-                        message=f"{path} is a submodule of its own and stays empty.",
-                        level="warning",
+                if self.submodules_noted:
+                    self._emit(
+                        Note(
+                            stage="source",
+                            message=f"{path} is a submodule of its own and stays empty.",
+                            level="warning",
+                        )
                     )
-                )
                 continue
             if select is None or select(path):
                 paths.append(path)
