@@ -41,6 +41,11 @@ class Cache:
         return self.root / "environments"
 
     @property
+    def toolkits(self) -> Path:
+        """CUDA toolkits put together from packages, one per lock."""
+        return self.root / "toolkits"
+
+    @property
     def ccache(self) -> Path:
         return self.root / "ccache"
 

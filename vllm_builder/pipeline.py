@@ -160,6 +160,19 @@ def _build(
     started = time.monotonic()
     report = prepare_tree(plan, tree, cache, request=request, offline=offline, emit=emit)
     steps.seconds["tree"] = round(time.monotonic() - started, 3)
+    if plan.toolkit is not None and plan.toolkit.spec is not None:
+        from vllm_builder.stages.toolkit import assemble
+
+        with steps.stage("toolkit", "CUDA toolkit"):
+            assemble(
+                plan.toolkit.spec,
+                Path(plan.toolkit.home).parent,
+                environ,
+                plan.environment.indexes,
+                offline=offline,
+                emit=emit,
+            )
+            steps.summary = f"CUDA {plan.toolkit.spec.release}, {len(plan.toolkit.spec.lock)} packages"
     with steps.stage("environment", "Build environment"):
         environment = prepare(
             plan.environment, cache.environments, environ=environ, offline=offline, emit=emit

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_builder.errors import ArchError
-from vllm_builder.stages.plan.archs import check_toolkit, parse_arch, parse_archs
+from vllm_builder.stages.plan.archs import parse_arch, parse_archs
 from vllm_builder.stages.plan.compatibility import compatibility
 
 
@@ -69,13 +69,3 @@ def test_a_base_and_its_suffixed_form_exclude_each_other() -> None:
 def test_native_without_a_driver() -> None:
     with pytest.raises(ArchError, match="nvidia-smi"):
         parse_archs(["native"], {"PATH": "/nonexistent"})
-
-
-def test_the_chain_from_arch_to_toolkit() -> None:
-    with pytest.raises(ArchError) as caught:
-        check_toolkit(["7.0"], "13.0", "/somewhere")
-    assert "sm_70 needs nvcc >=9.0,<13.0; found 13.0 only" in caught.value.why
-    with pytest.raises(ArchError):
-        check_toolkit(["10.0f"], "12.8", "/somewhere")
-    check_toolkit(["10.0f", "10.0"], "12.9", "/somewhere")
-    check_toolkit(["7.0"], "12.6", "/somewhere")

@@ -6,11 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from vllm_builder.errors import ContradictionError
 from vllm_builder.stages.environment.lock import locked_version
-from vllm_builder.stages.environment.model import Torch
 from vllm_builder.stages.plan.explain import differences
-from vllm_builder.stages.plan.toolkit import Toolkit, check_torch
 from vllm_builder.stages.plan.torch import cuda_of
 
 
@@ -33,17 +30,6 @@ def test_the_cuda_version_of_a_torch_build(version: str, lock: tuple[str, ...], 
 def test_locked_version_compares_canonical_names() -> None:
     assert locked_version(("Setuptools_SCM==8.1", "torch==2.13.0+cpu"), "setuptools-scm") == "8.1"
     assert locked_version(("torchvision==0.1",), "torch") is None
-
-
-def test_torch_and_toolkit_must_agree_in_the_major_version() -> None:
-    toolkit = Toolkit(home="/x", version="13.0", origin="PATH")
-    check_torch(Torch(version="2.11.0", cuda="13.2"), toolkit)
-    with pytest.raises(ContradictionError) as caught:
-        check_torch(Torch(version="2.7.0", cuda="12.6", origin="the release's own pin"), toolkit)
-    assert "12.6" in caught.value.why
-    assert "13.0 only" in caught.value.why
-    with pytest.raises(ContradictionError, match="without CUDA"):
-        check_torch(Torch(version="2.13.0+cpu"), toolkit)
 
 
 def test_differences_name_the_leaf() -> None:

@@ -18,6 +18,8 @@ _METAVAR = {
     "device": "cuda|cpu|empty",
     "torch": "existing|auto|VERSION",
     "torch_index": "URL|cuXXX|cpu",
+    "cuda": "auto|pypi|system|PATH",
+    "cuda_home": "DIR",
     "python": "PATH|X.Y",
     "source": "auto|git|pypi|PATH",
     "git_url": "URL",

@@ -50,6 +50,12 @@ def _torch_index(value: object) -> object:
     return value
 
 
+def _cuda(value: object) -> object:
+    if value not in ("auto", "pypi", "system") and "/" not in str(value):
+        raise ValueError("It is neither auto, pypi, system nor a path (./folder)")
+    return str(value)
+
+
 class Settings(Model):
     """Everything that can be chosen. Every field but ``version`` has a default."""
 
@@ -73,6 +79,13 @@ class Settings(Model):
     )
     torch_index: Annotated[str | None, BeforeValidator(_torch_index)] = Field(
         None, description="Index for torch alone: a URL, or cu129, cpu, ... for PyTorch's own"
+    )
+    cuda: Annotated[str, BeforeValidator(_cuda)] = Field(
+        "auto",
+        description="CUDA toolkit: auto (one of this machine, else from PyPI), system, pypi, or the PATH of one",
+    )
+    cuda_home: Path | None = Field(
+        None, description="Folder of the CUDA toolkit to use (default: CUDA_HOME, else what --cuda finds)"
     )
     python: str | None = Field(
         None,

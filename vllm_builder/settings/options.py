@@ -17,6 +17,8 @@ class Options(TypedDict, total=False):
     recipe: str | None
     torch: str
     torch_index: str | None
+    cuda: str
+    cuda_home: Path | str | None
     python: str | None
     source: str
     git_url: str

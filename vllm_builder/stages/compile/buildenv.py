@@ -147,7 +147,8 @@ def child_environment(
         else:
             env["CUDACXX"] = compiler.path
     if spec.cuda_home:
-        env["CUDA_HOME"] = env["CUDA_PATH"] = spec.cuda_home
+        # The last one is CMake's own; torch's CMake files guess from PATH where none of them is set.
+        env["CUDA_HOME"] = env["CUDA_PATH"] = env["CUDAToolkit_ROOT"] = spec.cuda_home
         if not any(c.language == "CUDA" for c in spec.compilers):
             env["CUDACXX"] = str(Path(spec.cuda_home) / "bin" / "nvcc")
 

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterable, Mapping
 
 from vllm_builder.errors import ArchError
-from vllm_builder.stages.plan.compatibility import Architecture, compatibility
+from vllm_builder.stages.plan.compatibility import compatibility
 
 _SPELLING = re.compile(
     r"(?:sm_?|compute_)?(?P<digits>\d{2,3})(?P<suffix>[af]?)|(?P<major>\d{1,2})\.(?P<minor>\d)(?P<s>[af]?)",
@@ -92,29 +92,22 @@ def native_archs(environ: Mapping[str, str]) -> list[str]:
     return sorted({parse_arch(c) for c in caps})
 
 
-def check_toolkit(archs: Iterable[str], nvcc: str, where: str) -> None:
-    """Every architecture must be one that this nvcc knows.
-
-    Raises:
-        ArchError: shows the chain from the architecture to the toolkit.
-    """
-    from packaging.specifiers import SpecifierSet
-
-    for arch in archs:
-        known = compatibility().architectures[arch.rstrip("af")]
-        wanted = _nvcc_for(known, arch)
-        if not SpecifierSet(wanted).contains(nvcc):
-            raise ArchError(
-                f"{known.gpu} cannot be compiled for with this toolkit.",
-                why=f"sm_{arch.replace('.', '')} needs nvcc {wanted}; found {nvcc} only ({where}).",
-                next="Point CUDA_HOME at another toolkit, or choose another --arch.",
-            )
-
-
-def _nvcc_for(known: Architecture, arch: str) -> str:
+def nvcc_needed(arch: str) -> str:
+    """The nvcc versions that compile for an architecture, as a PEP 440 specifier."""
+    known = compatibility().architectures[arch.rstrip("af")]
     if arch.endswith("f") and known.nvcc_family:
         return known.nvcc_family
     return known.nvcc
+
+
+def gpu_of(arch: str) -> str:
+    """The GPU in words, ``V100``."""
+    return compatibility().architectures[arch.rstrip("af")].gpu
+
+
+def sm(arch: str) -> str:
+    """``10.0a`` -> ``sm_100a``."""
+    return f"sm_{arch.replace('.', '')}"
 
 
 def _known() -> list[str]:

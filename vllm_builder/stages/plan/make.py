@@ -21,16 +21,18 @@ from vllm_builder.resources import shipped
 from vllm_builder.settings.layers import Layers, Resolved, add_device_recipe
 from vllm_builder.settings.model import Device, Settings
 from vllm_builder.stages.compile.model import Compiler, CompilerCache, CompileSpec
-from vllm_builder.stages.environment.interpreter import find_interpreter
+from vllm_builder.stages.environment.interpreter import find_interpreter, torch_in
 from vllm_builder.stages.environment.lock import locked_version
+from vllm_builder.stages.environment.model import Interpreter
 from vllm_builder.stages.patch.operations import PatchSelection
-from vllm_builder.stages.plan.archs import check_toolkit, parse_archs
+from vllm_builder.stages.plan.archs import parse_archs
+from vllm_builder.stages.plan.cuda import CudaPlanner, torch_to_ask
 from vllm_builder.stages.plan.model import Decision, Plan, Recipe
 from vllm_builder.stages.plan.release import Release
 from vllm_builder.stages.plan.requires import build_requirements
-from vllm_builder.stages.plan.toolkit import Toolkit, check_torch, find_toolkit
 from vllm_builder.stages.plan.torch import choose_environment
 from vllm_builder.stages.source.model import SourceKind, SourcePin, SourceRequest
+from vllm_builder.stages.toolkit.model import Toolkit
 
 _CHANGES_OUTPUT = frozenset(
     {"device", "arch", "torch", "torch_index", "python", "build_type", "parameters", "variables"}
@@ -147,11 +149,21 @@ class _Maker:
         )
         return archs
 
-    def toolkit(self, archs: tuple[str, ...]) -> Toolkit:
-        toolkit = find_toolkit(self.environ, self.memo)
-        self.say("CUDA toolkit", f"{toolkit.version} in {toolkit.home}", toolkit.origin)
-        check_toolkit(archs, toolkit.version, toolkit.home)
-        return toolkit
+    def cuda(
+        self, release: Release, version: str, archs: tuple[str, ...], interpreter: Interpreter
+    ) -> CudaPlanner:
+        settings = self.settings
+        return CudaPlanner(
+            settings=settings,
+            origins=self.resolved.origins,
+            release=release,
+            version=version,
+            archs=archs,
+            interpreter=interpreter,
+            present=torch_in(interpreter) if settings.torch in ("auto", "existing") else None,
+            environ=self.environ,
+            memo=self.memo,
+        )
 
     # -- jobs and cache -----------------------------------------------------------------------
     def jobs(self, device: Device) -> int:
@@ -254,7 +266,6 @@ def _make(maker: _Maker) -> Plan:
     toolkit: Toolkit | None = None
     if device == "cuda":
         archs = maker.archs()
-        toolkit = maker.toolkit(archs)
     interpreter, reason = find_interpreter(
         settings.python, release.requires_python(), environ=environ, memo=memo, offline=settings.offline
     )
@@ -272,6 +283,10 @@ def _make(maker: _Maker) -> Plan:
 
     compiler_cache = _compiler_cache(settings.compiler_cache, device)
     requires = build_requirements(release, chosen({}), pin.identity, compiler_cache, environ, memo)
+    cuda = wanted = None
+    if device == "cuda":
+        cuda = maker.cuda(release, pin.release, archs, interpreter)
+        wanted, settings = torch_to_ask(cuda, cuda.choose())
     environment, torch = choose_environment(
         settings,
         device,
@@ -282,10 +297,15 @@ def _make(maker: _Maker) -> Plan:
         environ=environ,
         memo=memo,
         emit=maker.emit,
+        wanted=wanted,
     )
+    settings = maker.settings
     maker.say("torch", torch.version, torch.origin)
-    if toolkit is not None:
-        check_torch(torch, toolkit)
+    if cuda is not None:
+        outcome = cuda.confirm(torch)
+        toolkit = cuda.toolkit(outcome.toolkit, indexes, maker.cache, maker.emit)
+        cuda.explain(outcome)
+        maker.decisions += cuda.decisions
 
     compilers: tuple[Compiler, ...] = ()
     facts: dict[str, str | bool] = {"torch": torch.version.split("+")[0]}
@@ -293,7 +313,9 @@ def _make(maker: _Maker) -> Plan:
     if setuptools is not None:
         facts["setuptools"] = setuptools
     if device != "empty":
-        compilers = probe_compilers(device, environ, cuda_home=toolkit.home if toolkit else None, memo=memo)
+        compilers = (
+            cuda.compilers(toolkit) if cuda and toolkit else probe_compilers(device, environ, memo=memo)
+        )
         check_compilers(compilers, pin.release, device, platform.machine())
         for compiler in compilers:
             maker.say(f"{compiler.language} compiler", f"{compiler.id} {compiler.version}", compiler.path)

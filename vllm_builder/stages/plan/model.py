@@ -13,8 +13,8 @@ from vllm_builder.settings.model import Device
 from vllm_builder.stages.compile.model import CompileSpec
 from vllm_builder.stages.environment.model import EnvironmentSpec, Torch
 from vllm_builder.stages.patch.operations import PatchSelection
-from vllm_builder.stages.plan.toolkit import Toolkit
 from vllm_builder.stages.source.model import SourcePin
+from vllm_builder.stages.toolkit.model import Toolkit
 
 
 class Decision(Model):

@@ -57,10 +57,12 @@ def choose_environment(
     environ: Mapping[str, str],
     memo: Memo,
     emit: Emit,
+    wanted: Wanted | None = None,
 ) -> tuple[EnvironmentSpec, Torch]:
     """Choose torch and lock everything.
 
-    ``requires`` are the patched tree's build requirements and the tools that are needed besides, without torch.
+    ``requires`` are the patched tree's build requirements and the tools that are needed besides, without torch;
+    ``wanted`` is the torch that was already decided on, where its index is ``settings.torch_index``.
 
     Raises:
         TorchMissing, ResolutionError, OfflineMissing
@@ -94,7 +96,7 @@ def choose_environment(
         )
         return spec, present
 
-    wanted = _wanted(settings.torch, device, release, interpreter)
+    wanted = wanted or _wanted(settings.torch, device, release, interpreter)
     # What had to fall back is remembered for a day: a network that was down must not decide for ever.
     question = [
         "torch",
@@ -163,7 +165,7 @@ def _lock_with_fallbacks(
     The order: the configured indexes; PyTorch's own index of CPU builds; with ``--torch auto`` the newest CPU build
     in the configured find-links, and the pin without its build tag. What was taken is said in the reason.
     """
-    public = wanted.requirement.split("+")[0]
+    public = wanted.requirement if "," in wanted.requirement else wanted.requirement.split("+")[0]
     second_best: tuple[tuple[str, ...], str, str] | None = None
     first_error: BuilderError | None = None
     for attempt in ("configured", "pytorch", "links", "public"):

@@ -55,7 +55,7 @@ class VerifyReport:
         }
 
 
-CacheKind = Literal["downloads", "git", "surveys", "memo", "environments", "ccache", "sccache"]
+CacheKind = Literal["downloads", "git", "surveys", "memo", "environments", "toolkits", "ccache", "sccache"]
 WheelKind = Literal["wheel", "superseded", "damaged"]
 Reason = Literal["last good wheel of its plan", "in use by a running build", "could not be removed"]
 

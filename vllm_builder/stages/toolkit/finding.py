@@ -1,0 +1,141 @@
+"""Finding the CUDA toolkits of the machine, each with a verdict."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from vllm_builder.memo import Memo
+from vllm_builder.stages.toolkit.model import Candidate
+
+_SECONDS = 60
+_NAMING = ("CUDA_HOME", "CUDA_PATH")
+_USUAL = ("usr/local/cuda", "usr/local/cuda-*", "usr/lib/cuda", "usr/lib/nvidia-cuda-toolkit", "opt/cuda")
+
+
+def find_toolkits(environ: Mapping[str, str], memo: Memo, *, root: Path = Path("/")) -> tuple[Candidate, ...]:
+    """All CUDA toolkits of the machine, in the order in which they would be taken.
+
+    Looked at are: CUDA_HOME and CUDA_PATH, the nvcc on PATH, a conda environment, the usual folders. A place
+    that a variable names is listed even if there is nothing; of the others those that have an nvcc. One
+    toolkit that is reached by several ways is listed once.
+
+    Args:
+        environ: the person's environment variables.
+        memo: remembers what an nvcc answered for as long as its file stays the same.
+        root: where the usual folders are looked for.
+    """
+    found: list[Candidate] = []
+    seen: set[str] = set()
+    for origin, nvcc, named in _places(environ, root):
+        candidate = examine(nvcc, origin, memo, environ=environ, named=named)
+        if candidate.verdict == "missing" and not named:
+            continue
+        if candidate.home in seen:
+            continue
+        seen.add(candidate.home)
+        found.append(candidate)
+    return tuple(found)
+
+
+def examine(
+    nvcc: Path, origin: str, memo: Memo, *, environ: Mapping[str, str], named: bool = False
+) -> Candidate:
+    """The verdict on one nvcc and the toolkit that it belongs to."""
+    folder = str(nvcc.parent.parent)
+    try:
+        stat = nvcc.stat()
+    except OSError:
+        return Candidate(origin=origin, home=folder, verdict="missing", named=named)
+    question = ["nvcc", str(nvcc), str(nvcc.resolve()), stat.st_mtime_ns, stat.st_size]
+    answer = memo.get(question)
+    if not (isinstance(answer, list) and len(answer) == 3 and Path(answer[0]).is_dir()):
+        said, good = _run([str(nvcc), "--version"], environ)
+        version = re.search(r"release (\d+\.\d+)", said)
+        if not good or version is None:
+            last = [line.strip() for line in said.splitlines() if line.strip()][-1:] or ["it says nothing"]
+            return Candidate(
+                origin=origin, home=folder, verdict="broken", lacking=(last[0][:200],), named=named
+            )
+        # nvcc may be a link or a script that stands elsewhere; it knows its own root itself.
+        dry, _ = _run([str(nvcc), "--dryrun", "-x", "cu", "/dev/null"], environ)
+        top = re.search(r"^#\$ TOP=(.+)$", dry, re.M)
+        home = Path(top[1].strip() if top else nvcc.resolve().parent.parent).resolve()
+        listed, good = _run([str(nvcc), "--list-gpu-arch"], environ)
+        archs = re.findall(r"^compute_(\d+)(\d)$", listed, re.M) if good else []
+        answer = [str(home), version[1], [f"{major}.{minor}" for major, minor in archs]]
+        memo.put(question, answer)
+    lacking = missing_parts(Path(answer[0]))
+    return Candidate(
+        origin=origin,
+        home=answer[0],
+        verdict="half" if lacking else "whole",
+        version=answer[1],
+        lacking=lacking,
+        archs=tuple(answer[2]),
+        named=named,
+    )
+
+
+def missing_parts(home: Path) -> tuple[str, ...]:
+    """What a toolkit lacks of the parts without which no build of torch's extensions gets far.
+
+    Distributions split the toolkit over packages, and an image for running has no headers.
+    """
+    includes = [home / "include", *home.glob("targets/*/include")]
+    # A distribution's own packages put headers and libraries beside everybody else's.
+    libraries = [
+        home / "lib64",
+        home / "lib",
+        *home.glob("targets/*/lib"),
+        *home.glob("lib/*-linux-gnu"),
+    ]
+    lacking = []
+    if not (home / "bin" / "nvcc").exists():
+        lacking.append("bin/nvcc")
+    for header in ("cuda.h", "cuda_runtime.h"):
+        if not any((folder / header).is_file() for folder in includes):
+            lacking.append(header)
+    if not any((folder / "libcudart.so").exists() for folder in libraries):
+        lacking.append("libcudart.so")
+    return tuple(lacking)
+
+
+def _places(environ: Mapping[str, str], root: Path) -> Iterator[tuple[str, Path, bool]]:
+    for variable in _NAMING:
+        if value := environ.get(variable, "").strip():
+            yield variable, Path(value) / "bin" / "nvcc", True
+    if nvcc := shutil.which("nvcc", path=environ.get("PATH", "")):
+        yield "PATH", Path(nvcc), False
+    if conda := environ.get("CONDA_PREFIX", "").strip():
+        yield "conda environment", Path(conda) / "bin" / "nvcc", False
+    for pattern in _USUAL:
+        homes = sorted(root.glob(pattern), key=_newest_first)
+        for home in homes:
+            yield "usual folder", home / "bin" / "nvcc", False
+
+
+def _newest_first(home: Path) -> list[int]:
+    return [-int(number) for number in re.findall(r"\d+", home.name)]
+
+
+def _run(command: list[str], environ: Mapping[str, str]) -> tuple[str, bool]:
+    try:
+        run = subprocess.run(
+            command,
+            env=dict(environ),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_SECONDS,
+            check=False,
+        )
+    except OSError as problem:
+        return problem.strerror or str(problem), False
+    except subprocess.TimeoutExpired:
+        return f"no answer within {_SECONDS} seconds", False
+    return run.stdout + run.stderr, run.returncode == 0
