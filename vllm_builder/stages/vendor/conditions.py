@@ -138,7 +138,8 @@ class _Reader:
         return UNKNOWN
 
     def binary(self, left: _Word, keyword: str, right: _Word) -> Truth:
-        one, two = self.operand(left, strict=True), self.operand(right, strict=False)
+        one = self.operand(left, strict=True)
+        two = right.value if keyword == "MATCHES" else self.operand(right, strict=False)
         if keyword == "IN_LIST":
             # The right side is the name of a list.
             two = self.scope.get(right.value) if right.value is not UNKNOWN else UNKNOWN
