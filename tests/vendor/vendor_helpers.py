@@ -37,7 +37,7 @@ class Repository:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content if isinstance(content, bytes) else content.encode())
         self("add", "--all")
-        self("commit", "--quiet", "--message", "files")
+        self("commit", "--quiet", "--allow-empty", "--message", "files")
         return self("rev-parse", "HEAD")
 
     def submodule(self, other: Repository, path: str, url: str) -> str:
