@@ -16,7 +16,9 @@ def main(arguments: list[str] | None = None) -> None:
     # A polite end (a CI job that is cancelled) takes the same way out as Ctrl-C.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        cli.main(args=arguments, prog_name="vllm-builder", standalone_mode=False)
+        status = cli.main(args=arguments, prog_name="vllm-builder", standalone_mode=False)
+        if isinstance(status, int) and status:  # of ctx.exit(status), which click hands back
+            sys.exit(status)
     except BuilderError as error:
         sys.exit(fail(error))
     except KeyboardInterrupt:

@@ -12,6 +12,7 @@ from vllm_builder.cli.options import given, settings_options
 
 _LAZY = {
     "patch": ("vllm_builder.cli.patch", "patch"),
+    "vendor": ("vllm_builder.cli.vendor", "vendor"),
     "cache": ("vllm_builder.cli.cache", "cache"),
     "recipes": ("vllm_builder.cli.data", "recipes"),
     "patches": ("vllm_builder.cli.data", "patches"),

@@ -32,11 +32,12 @@ _METAVAR = {
     "without_patch": "NAME",
     "parameters": "NAME=VALUE",
     "variables": "NAME=VALUE",
+    "externals": "NAME=REPOSITORY",
     "workspace": "DIR",
     "out": "DIR",
     "cache_dir": "DIR",
 }
-_FLAG_NAMES = {"parameters": "--parameter", "variables": "--variable"}
+_FLAG_NAMES = {"parameters": "--parameter", "variables": "--variable", "externals": "--external"}
 
 
 def settings_options(*, without: tuple[str, ...] = ()) -> Callable[[F], F]:
@@ -64,7 +65,7 @@ def settings_options(*, without: tuple[str, ...] = ()) -> Callable[[F], F]:
 def given(options: dict[str, Any]) -> dict[str, Any]:
     """The options that were really on the command line, tables parsed."""
     out = {k: v for k, v in options.items() if v is not None and v != ()}
-    for name in ("variables", "parameters"):
+    for name in ("variables", "parameters", "externals"):
         if name in out:
             out[name] = parse_pairs(out[name], "command line")
     return out

@@ -21,7 +21,7 @@ PREFIX = "VLLM_BUILDER_"
 SETTINGS_FILE = "vllm-builder.toml"
 _NOT_SETTINGS = {"VLLM_BUILDER_CONFIG", "VLLM_BUILDER_TEST_CACHE", "VLLM_BUILDER_GIT_TIMEOUT"}
 _LISTS = {name for name, info in Settings.model_fields.items() if str(info.annotation).startswith("tuple[")}
-_TABLES = {"variables", "parameters"}
+_TABLES = {"variables", "parameters", "externals"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from vllm_builder.model import Model
+from vllm_builder.stages.vendor.model import ExternalSource
 
 Device = Literal["cuda", "cpu", "empty"]
 CacheChoice = Literal["auto", "ccache", "sccache", "off"]
@@ -110,6 +111,11 @@ class Settings(Model):
     with_patch: tuple[str, ...] = Field((), description="Also apply this opt-in patch set (may be repeated)")
     without_patch: tuple[str, ...] = Field((), description="Leave this patch set out (may be repeated)")
     parameters: dict[str, str] = Field({}, description="Values that patch sets ask for, as NAME=VALUE")
+    externals: dict[str, ExternalSource] = Field(
+        {},
+        description="Where an external source comes from, as NAME=REPOSITORY; the settings file also takes "
+        "path and archive in [externals.NAME] (may be repeated)",
+    )
     variables: dict[str, str] = Field(
         {}, description="Environment variables for the release's setup.py, as NAME=VALUE"
     )

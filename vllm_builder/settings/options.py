@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypedDict
 
 from vllm_builder.settings.model import CacheChoice, Device
+from vllm_builder.stages.vendor.model import ExternalSource
 
 
 class Options(TypedDict, total=False):
@@ -30,6 +31,7 @@ class Options(TypedDict, total=False):
     with_patch: Sequence[str]
     without_patch: Sequence[str]
     parameters: dict[str, str]
+    externals: Mapping[str, ExternalSource | str]
     variables: dict[str, str]
     workspace: Path | str
     out: Path | str | None

@@ -82,13 +82,18 @@ class _Reader:
         self.words, self.scope, self.exists, self.at = words, scope, exists, 0
 
     def expression(self) -> Truth:
-        # AND and OR have one rank and are read from left to right, as CMake does it.
-        truth = self.negated()
+        truths, operators = [self.negated()], []
         while (keyword := self.keyword()) in {"AND", "OR"}:
             self.at += 1
-            other = self.negated()
-            truth = both(truth, other) if keyword == "AND" else either(truth, other)
-        return truth
+            operators.append(keyword)
+            truths.append(self.negated())
+        # AND and OR have one rank. CMake joins neighbours two by two, passing over the row until one is left:
+        # a AND b OR c AND d is (a AND b) OR (c AND d), and a OR b AND c is (a OR b) AND c.
+        while operators:
+            pairs = zip(truths[::2], truths[1::2], operators[::2], strict=False)
+            joined = [both(one, two) if how == "AND" else either(one, two) for one, two, how in pairs]
+            truths, operators = [*joined, *truths[2 * len(joined) :]], operators[1::2]
+        return truths[0]
 
     def negated(self) -> Truth:
         if self.keyword() == "NOT":
@@ -138,7 +143,8 @@ class _Reader:
         return UNKNOWN
 
     def binary(self, left: _Word, keyword: str, right: _Word) -> Truth:
-        one, two = self.operand(left, strict=True), self.operand(right, strict=False)
+        one = self.operand(left, strict=True)
+        two = right.value if keyword == "MATCHES" else self.operand(right, strict=False)
         if keyword == "IN_LIST":
             # The right side is the name of a list.
             two = self.scope.get(right.value) if right.value is not UNKNOWN else UNKNOWN

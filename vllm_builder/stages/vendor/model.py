@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -105,6 +105,12 @@ class ExternalSource(Model):
     archive: Path | None = None
     submodules: tuple[str, ...] | None = None
     """Paths of the submodules to fetch; None: those that CMake code names."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text(cls, value: Any) -> Any:
+        """A text alone is a repository: ``NAME=URL`` on the command line."""
+        return {"git": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _one(self) -> ExternalSource:

@@ -1,0 +1,80 @@
+"""``vllm-builder vendor`` as a person types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from vendor_upstream import Upstream
+
+from vllm_builder.errors import VendorError
+
+
+@pytest.fixture
+def vendor(upstream: Upstream, tmp_path: Path):  # type: ignore[no-untyped-def]
+    (upstream.tree / "setup.py").write_text("# setup\n")
+    (upstream.tree / "PKG-INFO").write_text("Name: vllm\nVersion: 1.0\n")
+    lines = [f'[externals.{name}]\ngit = "{source.git}"\n' for name, source in upstream.sources.items()]
+    (tmp_path / "vllm-builder.toml").write_text("".join(lines))
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        common = ["--source", str(upstream.tree), "--device", "cuda", "--cache-dir", str(tmp_path / "cache")]
+        return subprocess.run(
+            [sys.executable, "-m", "vllm_builder", "vendor", "1.0", *common, *arguments],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            check=False,
+        )
+
+    return run
+
+
+def test_list_lock_check_and_place(vendor, upstream: Upstream, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    listed = vendor("--json")
+    found = json.loads(listed.stdout)
+    assert [one["name"] for one in found["externals"]] == ["kit", "Attention", "direct"]
+    assert found["lock"] is None
+    assert vendor("--check").returncode == VendorError.exit_code
+    locked = vendor("--lock")
+    assert locked.returncode == 0, locked.stderr
+    assert locked.stdout == "locks/vllm-1.0.toml\n"
+    assert vendor("--check").returncode == 0
+    placed = vendor("--tree", str(upstream.tree))
+    assert placed.returncode == 0, placed.stderr
+    assert (upstream.tree / "vllm/third_party/kit.src/kit.h").is_file()
+    assert "GIT_REPOSITORY" not in (upstream.tree / "CMakeLists.txt").read_text()
+
+
+def test_check_of_a_tree_that_differs(vendor, upstream: Upstream, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    assert vendor("--lock").returncode == 0
+    checked = vendor("--check", "--tree", str(upstream.tree), "--json")
+    assert checked.returncode == 1
+    assert "kit is not in the tree (vllm/third_party/kit.src)" in json.loads(checked.stdout)["problems"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[externals.kit]\ngti = "x"\n', "gti"),
+        ('[externals.kit]\ngit = "x"\npath = "y"\n', "git and path exclude each other"),
+        ("[externals.kit]\n", "is needed"),
+    ],
+)
+def test_a_source_that_cannot_be_used(vendor, text: str, words: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "vllm-builder.toml").write_text(text)
+    run = vendor("--json")
+    assert run.returncode == 10
+    answer = json.loads(run.stdout)
+    assert words in json.dumps(answer)
+    assert "vllm-builder.toml" in json.dumps(answer)
+
+
+def test_what_excludes_each_other(vendor) -> None:  # type: ignore[no-untyped-def]
+    assert vendor("--lock", "--check").returncode == 10
+    assert vendor("--lock", "--offline").returncode == 10

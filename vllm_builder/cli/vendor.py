@@ -1,0 +1,169 @@
+"""``vllm-builder vendor``: the external sources of a release."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vllm_builder.cli import screen
+from vllm_builder.cli.app import json_option
+from vllm_builder.cli.options import given, settings_options
+from vllm_builder.errors import SettingsError, VendorError
+
+if TYPE_CHECKING:
+    from vllm_builder.settings.model import Settings
+    from vllm_builder.stages.vendor.model import External, Lock
+
+_KEPT = ("device", "arch", "source", "git_url", "externals", "cache_dir", "offline", "refresh")
+
+
+def _others() -> tuple[str, ...]:
+    from vllm_builder.settings.model import Settings
+
+    return tuple(name for name in Settings.model_fields if name not in _KEPT)
+
+
+@click.command()
+@settings_options(without=_others())
+@click.option("--cuda", metavar="X.Y", help="Version of nvcc, where the release's CMake code asks for it")
+@click.option("--list", "list_", is_flag=True, help="Show what the build would fetch (the default)")
+@click.option("--lock", "lock_", is_flag=True, help="Write the lock file")
+@click.option(
+    "--check", "check_", is_flag=True, help="Compare the lock file with the release; exit code 1 if not alike"
+)
+@click.option(
+    "--lock-file", type=click.Path(path_type=Path), metavar="FILE", help="[default: locks/vllm-VERSION.toml]"
+)
+@click.option(
+    "--tree", type=click.Path(path_type=Path), metavar="DIR",
+    help="With --check: a tree whose externals are checked too; alone: put the locked externals into it",
+)  # fmt: skip
+@json_option
+def vendor(
+    cuda: str | None,
+    list_: bool,
+    lock_: bool,
+    check_: bool,
+    lock_file: Path | None,
+    tree: Path | None,
+    json_: bool,
+    **options: Any,
+) -> None:
+    """Find, lock, check or place the external sources of VERSION, for a device."""
+    from vllm_builder.settings.layers import gather
+    from vllm_builder.stages.vendor import check, fetch_externals, lock, read_lock, write_lock
+
+    if sum((list_, lock_, check_)) > 1:
+        raise SettingsError("--list, --lock and --check exclude each other.", next="Give one of them.")
+    emit = screen.listener()
+    settings = gather(given(options), dict(os.environ)).resolve().settings
+    release, externals, cmake = _look(settings, cuda, emit)
+    path = lock_file or Path("locks") / f"vllm-{release}.toml"
+    problems: Sequence[str] = ()
+    found: Lock | None = None
+    if lock_:
+        from vllm_builder.stages.plan.make import default_cache
+
+        if settings.offline:
+            raise SettingsError(
+                "--lock asks the repositories, and --offline forbids it.", next="Leave one out."
+            )
+        found = lock(
+            externals, settings.externals, default_cache(settings), release=release, cmake=cmake, emit=emit
+        )
+        write_lock(found, path)
+    elif check_ or (tree and not list_):
+        found = read_lock(path)
+        if found.release != release:
+            raise VendorError(f"{path} is for {found.release}, not for {release}.", next="Give --lock-file.")
+        problems = check(found, externals, tree if check_ else None)
+        if tree and not check_:
+            from vllm_builder.stages.patch import PatchSelection, apply
+            from vllm_builder.stages.plan.make import default_cache
+            from vllm_builder.stages.vendor import patch_steps
+
+            if problems:
+                raise VendorError(
+                    f"{path} does not fit this build.", details=problems, next="Write it anew with --lock."
+                )
+            fetch_externals(
+                found, settings.externals, tree, default_cache(settings), emit, offline=settings.offline
+            )
+            apply(PatchSelection(steps=patch_steps(found)), tree, emit=emit)
+    screen.finish()
+    if json_:
+        screen.print_json(
+            {
+                "release": release,
+                "externals": [one.model_dump(mode="json") for one in externals],
+                "lock_file": str(path) if found else None,
+                "lock": found.model_dump(mode="json") if found else None,
+                "problems": list(problems),
+            }
+        )
+    else:
+        _show(externals, found, path, problems, wrote=lock_, checked=check_)
+    if problems:
+        click.get_current_context().exit(1)
+
+
+def _look(
+    settings: Settings, cuda: str | None, emit: Any
+) -> tuple[str, tuple[External, ...], dict[str, bytes]]:
+    from vllm_builder.indexes import read_indexes
+    from vllm_builder.stages.plan.archs import parse_archs
+    from vllm_builder.stages.plan.make import default_cache, source_request
+    from vllm_builder.stages.source import resolve, survey
+    from vllm_builder.stages.vendor import cmake_files, discover
+
+    cache = default_cache(settings)
+    request = source_request(settings, read_indexes())
+    pin = resolve(request, cache, emit)
+    folder = survey(pin, cache, emit, offline=settings.offline, request=request)
+    device = settings.device or "cuda"
+    archs = parse_archs(settings.arch, dict(os.environ)) if settings.arch and device == "cuda" else ()
+    cpuinfo = Path("/proc/cpuinfo")
+    externals = discover(
+        folder,
+        device=device,
+        cuda=cuda,
+        archs=archs,
+        machine=platform.machine(),
+        cpuinfo=cpuinfo.read_text("utf-8", "replace") if cpuinfo.is_file() else None,
+        environment={
+            **settings.variables,
+            **{k: v for k, v in os.environ.items() if k.startswith("VLLM_CPU_")},
+        },
+    )
+    return pin.release, externals, cmake_files(folder)
+
+
+def _show(
+    externals: Sequence[External],
+    found: Lock | None,
+    path: Path,
+    problems: Sequence[str],
+    *,
+    wrote: bool,
+    checked: bool,
+) -> None:
+    for problem in problems:
+        click.echo(problem)
+    if found is None:
+        for one in externals:
+            why = f"  ({one.why})" if one.why else ""
+            click.echo(f"{one.needed:>5}  {one.name} {one.revision} {one.url}  {one.file}:{one.line}{why}")
+    elif wrote:
+        for locked in found.externals:
+            parts = "".join(f", {part.path} {part.commit[:12]}" for part in locked.submodules)
+            click.echo(f"{locked.name} {locked.revision}: {locked.commit}{parts}", err=True)
+        click.echo(str(path))
+    elif not problems:
+        click.echo(
+            f"{path}: {len(found.externals)} externals, all as locked" if checked else str(path), err=True
+        )
