@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,3 +99,20 @@ def test_a_driver_that_answers(tmp_path: Path) -> None:
         c for c in report(tmp_path, {"PATH": f"{smi.parent}:/usr/bin:/bin"}).checks if c.name == "driver"
     )
     assert (driver.verdict, "no devices" in driver.found) == ("warning", True)
+
+
+@pytest.mark.parametrize(("path", "code"), [("/usr/bin:/bin", 0), ("/nonexistent", 1)])
+def test_the_command_tells_by_its_exit_code(tmp_path: Path, path: str, code: int) -> None:
+    environ = {"PATH": path, "HOME": str(tmp_path), "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    command = [sys.executable, "-m", "vllm_builder", "doctor", "--offline", "--cache-dir", str(tmp_path)]
+    run = subprocess.run(
+        [*command, "--json"], cwd=tmp_path, env=environ, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == code, run.stderr
+    document = json.loads(run.stdout)
+    assert document["healthy"] is (code == 0)
+    assert {"name", "verdict", "found", "cure"} == set(document["checks"][0])
+    shown = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
+    assert shown.returncode == code
+    for check in document["checks"]:
+        assert check["name"] in shown.stdout

@@ -18,8 +18,7 @@ _MARKS = {"good": ("ok", "green"), "note": ("-", "dim"), "warning": ("!", "yello
 @click.command()
 @settings_options(without=("out", "force"), version_required=False)
 @json_option
-@click.pass_context
-def doctor(ctx: click.Context, /, json_: bool, **options: Any) -> None:
+def doctor(json_: bool, **options: Any) -> None:
     """What this machine has for a build, and what to do about what it lacks; with VERSION also a plan."""
     from vllm_builder.doctor import examine_machine
     from vllm_builder.settings.layers import gather
@@ -34,7 +33,8 @@ def doctor(ctx: click.Context, /, json_: bool, **options: Any) -> None:
         screen.print_json({"healthy": report.healthy, "checks": checks})
     else:
         _show(report.checks)
-    ctx.exit(0 if report.healthy else 1)
+    if not report.healthy:
+        raise SystemExit(1)
 
 
 def _show(checks: tuple[Check, ...]) -> None:
