@@ -44,3 +44,20 @@ def sdist() -> Callable[[str], Path]:
             return download(file.url, file.filename, cache, ignore, http, sha256=file.sha256)[0]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def cmake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cmake: the one on PATH, else one from the package index."""
+    import shutil
+    import sys
+
+    from vllm_builder.indexes import read_indexes
+    from vllm_builder.stages.environment.uv import run_uv
+
+    if found := shutil.which("cmake"):
+        return Path(found)
+    folder = tmp_path_factory.mktemp("cmake")
+    command = ["pip", "install", "--python", sys.executable, "--target", str(folder), "cmake"]
+    run_uv(command, environ=os.environ, indexes=read_indexes()).check_returncode()
+    return folder / "cmake" / "data" / "bin" / "cmake"

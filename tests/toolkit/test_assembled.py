@@ -70,9 +70,7 @@ def test_what_is_linked_against_the_driver_names_the_driver(toolkit: Toolkit, tm
     _run(nvcc, *options, *strict, "a.cu", "-lcuda", "-o", "libb.so", cwd=tmp_path)
 
 
-def test_cmake_accepts_it(toolkit: Toolkit, tmp_path: Path) -> None:
-    cmake = shutil.which("cmake")
-    assert cmake is not None, "this test needs a cmake on PATH"
+def test_cmake_accepts_it(toolkit: Toolkit, tmp_path: Path, cmake: Path) -> None:
     (tmp_path / "CMakeLists.txt").write_text(
         "cmake_minimum_required(VERSION 3.18)\nproject(t LANGUAGES CXX)\n"
         "enable_language(CUDA)\nfind_package(CUDAToolkit REQUIRED)\n"

@@ -11,6 +11,7 @@ from vllm_builder.cli import screen
 from vllm_builder.cli.options import given, settings_options
 
 _LAZY = {
+    "doctor": ("vllm_builder.cli.doctor", "doctor"),
     "patch": ("vllm_builder.cli.patch", "patch"),
     "vendor": ("vllm_builder.cli.vendor", "vendor"),
     "cache": ("vllm_builder.cli.cache", "cache"),

@@ -40,7 +40,7 @@ _METAVAR = {
 _FLAG_NAMES = {"parameters": "--parameter", "variables": "--variable", "externals": "--external"}
 
 
-def settings_options(*, without: tuple[str, ...] = ()) -> Callable[[F], F]:
+def settings_options(*, without: tuple[str, ...] = (), version_required: bool = True) -> Callable[[F], F]:
     """Decorate a command with VERSION and every setting's option; each is None (or empty) when not given."""
 
     def decorate(function: F) -> F:
@@ -57,7 +57,7 @@ def settings_options(*, without: tuple[str, ...] = ()) -> Callable[[F], F]:
                 function = click.option(
                     flag, name, multiple=several, default=None, metavar=_METAVAR[name], help=help_text
                 )(function)
-        return click.argument("version")(function)
+        return click.argument("version", required=version_required)(function)
 
     return decorate
 

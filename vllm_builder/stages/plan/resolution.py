@@ -249,24 +249,27 @@ def _no_toolkit(
     of: dict[Kind, list[Fallen]] = {}
     for one in fallen:
         of.setdefault(one.kind, []).append(one)
-    if "nvcc" in of:
-        return ArchError(
-            f"{_gpus(fallen, ('nvcc',))} cannot be compiled for with this toolkit.",
-            why=f"{of['nvcc'][0].why}; {found}.",
-            next=cure,
+    # The toolkit that got furthest comes first: it is the nearest to what would work.
+    reasons = [one.why for kind in ("host", "release", "nvcc") for one in of.get(kind, ())]
+    why = f"{'; '.join(dict.fromkeys(reasons))}; {found}."
+    if "host" in of:
+        return CompilerTooOld(
+            "The host compiler does not go together with a CUDA toolkit that would do.",
+            why=why,
+            next="Choose another compiler with CC and CXX, or another toolkit with --cuda-home.",
             details=details,
         )
     if "release" in of:
         return ArchError(
             f"vLLM {question.release} does not compile for {_gpus(fallen, ('release',))} with this toolkit.",
-            why=f"{of['release'][0].why}; {found}.",
+            why=why,
             next=cure,
             details=details,
         )
-    return CompilerTooOld(
-        "The host compiler does not go together with any CUDA toolkit here.",
-        why=f"{of['host'][0].why}; {found}.",
-        next="Choose another compiler with CC and CXX, or another toolkit with --cuda-home.",
+    return ArchError(
+        f"{_gpus(fallen, ('nvcc',))} cannot be compiled for with this toolkit.",
+        why=why,
+        next=cure,
         details=details,
     )
 

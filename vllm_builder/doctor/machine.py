@@ -1,0 +1,132 @@
+"""Checks of the machine itself: driver, memory, disks, caches."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from vllm_builder.cache import Cache
+from vllm_builder.doctor.model import Check
+from vllm_builder.settings.model import Settings
+from vllm_builder.stages.plan.compatibility import compatibility
+
+_SECONDS = 20
+_GB = 1e9
+_ROOM = {"problem": 2 * _GB, "warning": 20 * _GB}
+"""Below the first no build is begun; a whole CUDA build with its environment wants the second."""
+
+
+def driver(environ: Mapping[str, str]) -> Iterator[Check]:
+    """The NVIDIA driver, the GPUs behind it, and the newest CUDA whose programs it runs."""
+    tool = shutil.which("nvidia-smi", path=environ.get("PATH"))
+    if tool is None:
+        yield Check(
+            name="driver",
+            verdict="note",
+            found="no NVIDIA driver: 'native' and running are not possible, building is",
+            cure="Name the GPU with --arch.",
+        )
+        return
+    query = "--query-gpu=driver_version,name,compute_cap"
+    try:
+        run = subprocess.run(
+            [tool, query, "--format=csv,noheader"],
+            env=dict(environ),
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=False,
+        )
+        rows = [[word.strip() for word in line.split(",")] for line in run.stdout.splitlines()]
+        said = (run.stderr or run.stdout).strip()
+    except (OSError, subprocess.TimeoutExpired) as problem:
+        rows, said = [], str(problem)
+    gpus = [row for row in rows if len(row) == 3]
+    if not gpus:
+        yield Check(
+            name="driver",
+            verdict="warning",
+            found=f"nvidia-smi does not answer ({said[:160]})",
+            cure="Name the GPU with --arch; to run the wheel here, mend the driver.",
+        )
+        return
+    version = gpus[0][0]
+    number = int(version.split(".")[0]) if version.split(".")[0].isdigit() else 0
+    runs = [major for major, oldest in compatibility().drivers.items() if number >= int(oldest)]
+    newest = max(runs, key=int, default="")
+    names = ", ".join(f"{name} ({cap})" for _, name, cap in gpus)
+    yield Check(
+        name="driver",
+        verdict="good" if newest else "warning",
+        found=f"{version}, runs CUDA {newest or 'older than 11'}; {names}",
+        cure="" if newest else "Install a newer driver to run the wheel here.",
+    )
+
+
+def memory(environ: Mapping[str, str]) -> Iterator[Check]:
+    """What the limits of memory and cores (cgroups included) allow."""
+    from vllm_builder.stages.compile.jobs import GIB, _free_memory, auto_jobs
+
+    free = _free_memory(Path("/"))
+    least = min((amount for amount, _ in free), default=0)
+    jobs, reason = auto_jobs("cuda", environ)[:2]
+    short = least < 6 * GIB
+    places = ", ".join(f"{amount / GIB:.1f} GiB free {whose}" for amount, whose in free)
+    yield Check(
+        name="memory",
+        verdict="warning" if short else "good",
+        found=f"{places or 'unknown'}; --jobs auto gives {jobs} ({reason})",
+        cure="One CUDA compiler can need 5 GiB: free some memory, raise the container's limit, or take --jobs 1."
+        if short
+        else "",
+    )
+
+
+def disks(settings: Settings, cache: Cache) -> Iterator[Check]:
+    """Free space and the right to write, where trees and caches go."""
+    workspace = settings.workspace.expanduser().absolute()
+    for name, folder, option in (
+        ("workspace", workspace, "--workspace"),
+        ("cache folder", cache.root, "--cache-dir"),
+    ):
+        there = next(p for p in (folder, *folder.parents) if p.exists())
+        free = shutil.disk_usage(there).free
+        if not os.access(there, os.W_OK):
+            yield Check(
+                name=name,
+                verdict="problem",
+                found=f"{folder} cannot be written to",
+                cure=f"Choose another folder with {option}.",
+            )
+            continue
+        verdict = next((v for v, least in _ROOM.items() if free < least), "good")
+        yield Check(
+            name=name,
+            verdict=verdict,
+            found=f"{folder}: {free / _GB:.1f} GB free",
+            cure=""
+            if verdict == "good"
+            else f"Free some space (`vllm-builder cache prune`), or choose another disk with {option}.",
+        )
+
+
+def caches(cache: Cache) -> Iterator[Check]:
+    """What is kept already: each of these need not be fetched or made again."""
+    counts = {
+        "wheels": _count(cache.store),
+        "toolkits": _count(cache.toolkits),
+        "environments": _count(cache.environments),
+        "downloads": _count(cache.downloads / "sha256"),
+    }
+    held = ", ".join(f"{number} {kind}" for kind, number in counts.items() if number)
+    yield Check(name="caches", verdict="good" if held else "note", found=held or "empty")
+
+
+def _count(folder: Path) -> int:
+    try:
+        return sum(p.is_dir() and not p.name.startswith(".") for p in folder.iterdir())
+    except OSError:
+        return 0
