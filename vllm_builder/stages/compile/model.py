@@ -48,6 +48,15 @@ class CompileSpec(Model):
     compiler_cache_dir: Free[str] = ""
 
 
+class Attempt(Model):
+    """One run of setup.py: with how many jobs, and why it was not the last (empty for the one that ended well)."""
+
+    jobs: int
+    reason: str = ""
+    unit: str = ""
+    """The source file whose compiler was killed, where the log names it."""
+
+
 class CompileResult(Model):
     """``seconds`` is wall time; ``units`` counts ninja's edges; ``cache`` the compiler cache's answers."""
 
@@ -61,6 +70,8 @@ class CompileResult(Model):
     """``hits``, ``misses``, ``uncacheable`` of this build alone; empty without a compiler cache."""
     peak_memory: int = 0
     """Largest sum of resident memory of all compilers at once, in bytes, as sampled."""
+    attempts: tuple[Attempt, ...] = ()
+    """All runs of this build, in order; more than one where compilers were killed for memory."""
     left_out: tuple[str, ...] = ()
     """Optional parts that setup.py did not build, each with its reason."""
     tools: Mapping[str, str] = {}
