@@ -113,9 +113,9 @@ def test_an_extension_is_left_out_and_its_other_files_stay(tmp_path: Path) -> No
     write(tmp_path, {"setup.py": SETUP, "CMakeLists.txt": "project(x)\n", "cmake/external/fa.cmake": cmake})
     assert extensions(SETUP.encode()) == [
         ("_fa2_C", False),
+        ("_fa3_C", False),
         ("_mla_C", True),
         ("_C", False),
-        ("_fa3_C", False),
     ]
     run(tmp_path, LEAVE)
     text = (tmp_path / "setup.py").read_text()
@@ -132,8 +132,9 @@ def test_an_extension_is_left_out_and_its_other_files_stay(tmp_path: Path) -> No
 
 def test_an_extension_that_is_not_there(tmp_path: Path) -> None:
     write(tmp_path, {"setup.py": SETUP})
-    with pytest.raises(PatchMiss, match="_fa9_C"):
+    with pytest.raises(PatchMiss) as caught:
         run(tmp_path, LEAVE | {"name": "_fa9_C"})
+    assert "_fa9_C" in caught.value.why
     write(tmp_path, {"setup.py": "def broken(:\n"})
     with pytest.raises(PatchFailed, match="not valid Python"):
         run(tmp_path, LEAVE)
@@ -165,7 +166,7 @@ def test_the_cuda_13_set_is_for_cuda_13(tmp_path: Path, cuda: str, changed: bool
     )
     before = contents(tmp_path)
     report = apply(selection, tmp_path)
-    assert report.changed is changed
+    assert bool(report.changed) is changed
     assert (contents(tmp_path) != before) is changed
     if changed:
         assert "::cuda::std::plus<>{}" in (tmp_path / "csrc/layernorm_kernels.cu").read_text()

@@ -84,7 +84,8 @@ def _parse(data: bytes, path: str) -> ast.Module:
 
 def _appended(module: ast.Module) -> Iterator[tuple[ast.Expr, ast.Call]]:
     """Statements ``something.append(CMakeExtension(...))``."""
-    for node in ast.walk(module):
+    statements = [node for node in ast.walk(module) if isinstance(node, ast.Expr)]
+    for node in sorted(statements, key=lambda node: node.lineno):
         match node:
             case ast.Expr(
                 value=ast.Call(
