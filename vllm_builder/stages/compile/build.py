@@ -112,7 +112,7 @@ def compile_wheel(
         facts, remarks = check_wheel(wheel, spec)
         for remark in remarks:
             emit(_note(remark, "warning"))
-        parts = _left_out(log, offset, tree, facts.members, emit)
+        parts = _left_out(log, offset, tree, facts.members, spec.without, emit)
         recorded = ninja.finished_edges(ninja.logs(tree))
         answers = _answers(spec, stats, stats_offset, totals, env)
         final = dist / wheel.name
@@ -265,12 +265,14 @@ def _only_wheel(fresh: Path, spec: CompileSpec) -> Path:
     return wheels[0]
 
 
-def _left_out(log: Path, offset: int, tree: Path, members: frozenset[str], emit: Emit) -> tuple[str, ...]:
+def _left_out(
+    log: Path, offset: int, tree: Path, members: frozenset[str], without: Mapping[str, str], emit: Emit
+) -> tuple[str, ...]:
     with os_errors(f"reading {log}"), log.open("rb") as file:
         file.seek(offset)
         said = diagnose.left_out(raw.decode("utf-8", "replace") for raw in file)
     found = rust_left_out(tree, members, said)
-    out = []
+    out = [f"{name}: {reason}" for name, reason in without.items()]
     for part, reason, level in found:
         out.append(f"{part}: {reason}")
         emit(_note(f"Left out of the wheel: {part} ({reason}).", "warning" if level == "warning" else "info"))

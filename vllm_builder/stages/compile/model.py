@@ -41,6 +41,10 @@ class CompileSpec(Model):
     variables: Mapping[str, str] = {}
     """Environment variables that change the output (VLLM_*, CXXFLAGS, ...)."""
     cuda_home: Free[str | None] = None
+    extensions: tuple[str, ...] = ()
+    """The only extension modules that are built, for development; empty: all."""
+    without: Free[Mapping[str, str]] = {}
+    """Extension modules that a patch leaves out on purpose: name -> reason. The patch is part of the digest."""
     jobs: Free[int] = 1
     """Compilers at once."""
     nvcc_threads: Free[int] = 1

@@ -23,7 +23,7 @@ from vllm_builder.settings.model import Device, Settings
 from vllm_builder.stages.compile.model import Compiler, CompilerCache, CompileSpec
 from vllm_builder.stages.environment.interpreter import find_interpreter
 from vllm_builder.stages.environment.lock import locked_version
-from vllm_builder.stages.patch.operations import PatchSelection
+from vllm_builder.stages.patch.operations import PatchSelection, Step
 from vllm_builder.stages.plan.archs import check_toolkit, parse_archs
 from vllm_builder.stages.plan.model import Decision, Plan, Recipe
 from vllm_builder.stages.plan.release import Release
@@ -34,11 +34,11 @@ from vllm_builder.stages.source.model import SourceKind, SourcePin, SourceReques
 
 _CHANGES_OUTPUT = frozenset(
     {"device", "arch", "torch", "torch_index", "python", "build_type", "parameters", "variables"}
-    | {"with_patch", "without_patch"}
+    | {"with_patch", "without_patch", "keep_dead", "extensions"}
 )
 """Settings of a recipe that take part in the digest; jobs and folders do not."""
 
-_SHOWN = frozenset({"version", "device", "arch", "recipe", "variables", "jobs", "build_type"})
+_SHOWN = frozenset({"version", "device", "arch", "recipe", "variables", "jobs", "build_type", "extensions"})
 """Settings that have a line of their own in the decisions."""
 
 _DECIDED_HERE = frozenset({"VLLM_TARGET_DEVICE", "VLLM_VERSION_OVERRIDE", "VLLM_DISABLE_SCCACHE"})
@@ -152,6 +152,32 @@ class _Maker:
         self.say("CUDA toolkit", f"{toolkit.version} in {toolkit.home}", toolkit.origin)
         check_toolkit(archs, toolkit.version, toolkit.home)
         return toolkit
+
+    # -- extensions ---------------------------------------------------------------------------
+    def extensions(
+        self, folder: Path, release: str, archs: tuple[str, ...]
+    ) -> tuple[dict[str, str], tuple[Step, ...]]:
+        """The extension modules that are left out, with reasons, and the patch operations that do it."""
+        from vllm_builder.stages.plan.extensions import dead_extensions, leave_out_steps, listed, not_chosen
+
+        chosen = self.settings.extensions
+        if not archs and not chosen:
+            return {}, ()
+        names = listed(folder)
+        without = not_chosen(names, chosen) if chosen else {}
+        steps = leave_out_steps(names, without, "chosen-extensions")
+        if chosen:
+            self.say("extensions", ", ".join(chosen), f"{self.origin('extensions')}; the wheel is not stored")
+        elif dead := dead_extensions(names, release, archs):
+            for name, reason in dead.items():
+                if self.settings.keep_dead:
+                    self.say("dead extension", f"{name} kept", f"{self.origin('keep_dead')}; it {reason}")
+                else:
+                    self.say("left out", name, f"it {reason} (--keep-dead compiles it all the same)")
+            if not self.settings.keep_dead:
+                without = dead
+                steps = leave_out_steps(names, without, "dead-extensions")
+        return without, steps
 
     # -- jobs and cache -----------------------------------------------------------------------
     def jobs(self, device: Device) -> int:
@@ -315,6 +341,9 @@ def _make(maker: _Maker) -> Plan:
             "patch set", name, f"{count} operation{'s' if count != 1 else ''} for this release and device"
         )
 
+    without, steps = maker.extensions(folder, pin.release, archs)
+    selection = selection.model_copy(update={"steps": (*selection.steps, *steps)})
+
     local = f"cu{toolkit.version.replace('.', '')}" if toolkit else device
     limited_api, why = limited_api_for(folder, device, python_tag=interpreter.tag)
     pure = device == "empty" and limited_api is None and not why
@@ -332,6 +361,8 @@ def _make(maker: _Maker) -> Plan:
         compilers=compilers,
         variables=maker.variables(release, device),
         cuda_home=toolkit.home if toolkit else None,
+        extensions=settings.extensions,
+        without=without,
         jobs=maker.jobs(device),
         nvcc_threads=settings.nvcc_threads,
         compiler_cache=compiler_cache,
