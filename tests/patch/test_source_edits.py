@@ -130,6 +130,15 @@ def test_an_extension_is_left_out_and_its_other_files_stay(tmp_path: Path) -> No
     assert contents(tmp_path) == before
 
 
+def test_components_in_a_loop_are_handed_over_once(tmp_path: Path) -> None:
+    loop = "foreach(_c _fa2_C _fa3_C)\n  install(DIRECTORY x/ DESTINATION y COMPONENT ${_c})\nendforeach()\n"
+    write(tmp_path, {"setup.py": SETUP, "CMakeLists.txt": loop})
+    run(tmp_path, LEAVE)
+    assert "foreach(_c _fa2_C _C)" in (tmp_path / "CMakeLists.txt").read_text()
+    run(tmp_path, LEAVE | {"name": "_fa2_C"})
+    assert "foreach(_c  _C)" in (tmp_path / "CMakeLists.txt").read_text()
+
+
 def test_an_extension_that_is_not_there(tmp_path: Path) -> None:
     write(tmp_path, {"setup.py": SETUP})
     with pytest.raises(PatchMiss) as caught:

@@ -70,6 +70,14 @@ def _hand_over(operation: LeaveOutExtension, overlay: Overlay, outcome: Outcome)
                 component = command.keyword("COMPONENT")
                 if component is not None and component.value == operation.name:
                     edits.append(Edit(component.start, component.stop, operation.component))
+        # From 0.17 on: foreach(_FA_COMPONENT _vllm_fa2_C _vllm_fa3_C) around the same install() for each.
+        for loop in file.commands("foreach"):
+            items = loop.values[1:]
+            for argument in loop.arguments[1:]:
+                if argument.value == operation.name and "IN" not in items:
+                    # What the loop makes for a component it makes once.
+                    twice = operation.component in items
+                    edits.append(Edit(argument.start, argument.stop, "" if twice else operation.component))
         if edits:
             overlay.put(path, file.edited(edits).data)
             outcome.changed.append(path)
