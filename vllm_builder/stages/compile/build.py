@@ -13,7 +13,7 @@ from pathlib import Path
 from vllm_builder.errors import Busy, Interrupted, SourceError, WheelMismatch
 from vllm_builder.events import Emit, Note, ignore
 from vllm_builder.fs import copy_atomic, make_dir, os_errors, remove_tree, write_atomic
-from vllm_builder.stages.compile import compilercache, diagnose, ninja
+from vllm_builder.stages.compile import compilercache, diagnose, ninja, scheduling
 from vllm_builder.stages.compile.buildenv import child_environment, ignored_variables, job_variables
 from vllm_builder.stages.compile.model import Attempt, CompileResult, CompileSpec
 from vllm_builder.stages.compile.runner import run_supervised
@@ -88,10 +88,12 @@ def compile_wheel(
         while True:
             jobs = attempts[-1].jobs // 2 if attempts else max(1, spec.jobs)
             env.update(job_variables(spec, jobs))
+            scheduling.arrange(spec, env, jobs=jobs, tree=tree, state=state)
             before = ninja.finished_edges(ninja.logs(tree))
             watch = Watch(tree, emit, before)
             offset, returncode = _run(command, watch, tree=tree, env=env, log=log, lock=lock)
             peak_memory = max(peak_memory, watch.peak_memory)
+            scheduling.learn(spec, tree, watch.peaks)
             if returncode == 0:
                 attempts.append(Attempt(jobs=jobs))
                 units += watch.progress.finished

@@ -47,6 +47,10 @@ class CompileSpec(Model):
     """Extension modules that a patch leaves out on purpose: name -> reason. The patch is part of the digest."""
     jobs: Free[int] = 1
     """Compilers at once."""
+    jobs_fixed: Free[bool] = False
+    """``jobs`` was asked for, so it is not lowered because of memory that units are only guessed to need."""
+    learned_dir: Free[str] = ""
+    """Folder for what is measured of translation units; empty: nothing is kept."""
     nvcc_threads: Free[int] = 1
     compiler_cache: Free[CompilerCache] = "off"
     compiler_cache_dir: Free[str] = ""

@@ -21,6 +21,8 @@ class Watch:
     def __init__(self, tree: Path, emit: Emit, earlier: int) -> None:
         self.progress = ninja.NinjaProgress()
         self.peak_memory = 0
+        self.peaks: dict[str, int] = {}
+        """Source file -> the largest sum of resident memory of its compiler's processes, in bytes, as sampled."""
         self._tree = tree
         self._emit = emit
         self._earlier = earlier
@@ -40,15 +42,27 @@ class Watch:
                 self._emit(self.progress.event(earlier=self._earlier, current=self._current))
 
     def tick(self, supervisor: int) -> None:
-        memory = 0
-        sources: dict[str, None] = {}
+        memory: dict[int, int] = {}
+        parents: dict[int, int] = {}
+        owners: dict[int, str] = {}
         for process in _below(supervisor):
             with contextlib.suppress(psutil.Error):
-                memory += process.memory_info().rss
+                memory[process.pid] = process.memory_info().rss
+                parents[process.pid] = process.ppid()
                 if source := _source(process.cmdline()):
-                    sources[self._short(source)] = None
-        self.peak_memory = max(self.peak_memory, memory)
-        self._current = tuple(sources)
+                    owners[process.pid] = source
+        units: dict[str, int] = {}
+        for pid, used in memory.items():
+            # cc1plus, cicc and ptxas name no source, but the driver above them does.
+            above, steps = pid, 0
+            while above not in owners and above in parents and steps < 20:
+                above, steps = parents[above], steps + 1
+            if above in owners:
+                units[owners[above]] = units.get(owners[above], 0) + used
+        for source, used in units.items():
+            self.peaks[source] = max(self.peaks.get(source, 0), used)
+        self.peak_memory = max(self.peak_memory, sum(memory.values()))
+        self._current = tuple(self._short(source) for source in units)
         if self.progress.seen:
             self._emit(self.progress.event(earlier=self._earlier, current=self._current))
 

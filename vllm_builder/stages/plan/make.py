@@ -180,15 +180,19 @@ class _Maker:
         return without, steps
 
     # -- jobs and cache -----------------------------------------------------------------------
-    def jobs(self, device: Device) -> int:
+    def with_jobs(self, spec: CompileSpec) -> CompileSpec:
+        """The number of jobs needs the rest of the spec: units are measured per toolchain."""
+        from vllm_builder.stages.compile import learned
         from vllm_builder.stages.compile.jobs import auto_jobs
 
         if self.settings.jobs == "auto":
-            jobs, reason = auto_jobs(device, self.environ)
+            units = learned.read(learned.learned_file(self.cache.units, spec)).values()
+            peaks = [peak for unit in units if isinstance(peak := unit.get("peak"), int)]
+            jobs, reason = auto_jobs(spec.device, self.environ, nvcc_threads=spec.nvcc_threads, peaks=peaks)
         else:
             jobs, reason = self.settings.jobs, self.origin("jobs")
         self.say("jobs", jobs, reason)
-        return jobs
+        return spec.model_copy(update={"jobs": jobs, "jobs_fixed": self.settings.jobs != "auto"})
 
     def variables(self, release: Release, device: Device) -> dict[str, str]:
         from vllm_builder.stages.compile.buildenv import output_variables
@@ -363,11 +367,12 @@ def _make(maker: _Maker) -> Plan:
         cuda_home=toolkit.home if toolkit else None,
         extensions=settings.extensions,
         without=without,
-        jobs=maker.jobs(device),
+        learned_dir=str(maker.cache.units),
         nvcc_threads=settings.nvcc_threads,
         compiler_cache=compiler_cache,
         compiler_cache_dir=str(maker.cache.sccache if compiler_cache == "sccache" else maker.cache.ccache),
     )
+    compile_spec = maker.with_jobs(compile_spec)
     for name, origin in maker.resolved.origins.items():
         if origin != "default" and name not in _SHOWN:
             maker.say(f"setting {name.replace('_', '-')}", getattr(settings, name), origin)
