@@ -72,7 +72,7 @@ def test_where_the_bare_build_is_killed_ours_finishes(
         left.rmdir()
 
     events: list[Event] = []
-    many = spec.model_copy(update={"compilers": (compiler,), "jobs": 4})
+    many = spec.model_copy(update={"compilers": (compiler,), "jobs": 4, "jobs_fixed": True})
     result = build(many, make_tree("ours", units=6), environment, events)
     assert result.wheel.is_file()
     assert [a.jobs for a in result.attempts] == [4, 2]
@@ -89,7 +89,7 @@ def test_what_was_compiled_before_the_kill_is_not_compiled_again(
         f'test -z "$unit" || echo "$unit" >> {tmp_path}/compiled\n'
         'case "$unit" in unit_3.cpp) test -e FLAG || { touch FLAG; sleep 1; kill -9 $$; };; esac'
     ).replace("FLAG", str(tmp_path / "shot"))
-    few = spec.model_copy(update={"compilers": (wrapper(lines),), "jobs": 2})
+    few = spec.model_copy(update={"compilers": (wrapper(lines),), "jobs": 2, "jobs_fixed": True})
     result = build(few, tree, environment)
     compiled = (tmp_path / "compiled").read_text().split()
     assert sorted(set(compiled)) == [f"unit_{n}.cpp" for n in range(5)]
@@ -102,7 +102,9 @@ def test_with_one_job_left_the_cure_is_memory(
     spec: CompileSpec, make_tree: MakeTree, environment: Environment, wrapper: Wrapper, tmp_path: Path
 ) -> None:
     events: list[Event] = []
-    shot = spec.model_copy(update={"compilers": (wrapper('test -z "$unit" || kill -9 $$'),), "jobs": 5})
+    shot = spec.model_copy(
+        update={"compilers": (wrapper('test -z "$unit" || kill -9 $$'),), "jobs": 5, "jobs_fixed": True}
+    )
     with pytest.raises(CompilerKilled) as caught:
         build(shot, make_tree(units=2), environment, events)
     assert "more memory" in caught.value.next
@@ -118,5 +120,9 @@ def test_a_real_error_stops_at_once(
     (tree / "csrc/unit_0.cpp").write_text("int unit_0() { return no_such_thing; }\n")
     counted = wrapper(f'test -z "$unit" || echo "$unit" >> {tmp_path}/compiled')
     with pytest.raises(CompileFailed, match="no_such_thing"):
-        build(spec.model_copy(update={"compilers": (counted,), "jobs": 4}), tree, environment)
+        build(
+            spec.model_copy(update={"compilers": (counted,), "jobs": 4, "jobs_fixed": True}),
+            tree,
+            environment,
+        )
     assert (tmp_path / "compiled").read_text().split().count("unit_0.cpp") == 1

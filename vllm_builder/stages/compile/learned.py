@@ -76,7 +76,7 @@ def learn(path: Path, tree: Path, peaks: Mapping[str, int], *, cached: bool) -> 
                 same = old.get("content") == content
                 new = {
                     "content": content,
-                    "seconds": round(seconds, 1),
+                    "seconds": round(seconds, 2),
                     # A sample can miss the peak, so the same content keeps the largest one seen.
                     "peak": max(peak, int(old.get("peak") or 0)) if same or not peak else peak,
                 }

@@ -34,7 +34,7 @@ UNITS = Path(__file__).with_name("units.toml")
 
 _STEP = GIB // 4
 _BUILD = re.compile(
-    r"^build (?P<object>\S+)(?: [^:\n]*)?: (?:C|CXX|CUDA|HIP)_COMPILER__\S+ (?P<source>(?:\$.|[^\s$])+)"
+    r"^build (?P<object>(?:\$.|[^\s$:])+)(?: [^:\n]*)?: (?:C|CXX|CUDA|HIP)_COMPILER__\S+ (?P<source>(?:\$.|[^\s$])+)"
 )
 _JOBS = re.compile(r"^(-j=?|--parallel=?)(\d+)$")
 
@@ -127,7 +127,7 @@ def choose(units: Sequence[Unit], jobs: int, memory: int, *, fixed: bool = False
     """
     total, longest = sum(u.seconds for u in units), max((u.seconds for u in units), default=0.0)
     largest = max((u.peak for u in units), default=0)
-    best: tuple[float, int, int] | None = None
+    best: tuple[float, bool, int, int] | None = None
     found = Schedule(jobs, memory // max(1, jobs), 1) if fixed else Schedule(1)
     limits = sorted({0, *(u.peak for u in units)})
     for count in [jobs] if fixed else range(jobs, 0, -1):
@@ -143,7 +143,8 @@ def choose(units: Sequence[Unit], jobs: int, memory: int, *, fixed: bool = False
                     continue
                 heavy = sum(u.seconds for u in units if u.peak > limit)
                 cost = max(total / (count if limit else depth), heavy / depth, longest)
-            rank = (cost, -count, -limit)
+            # Where fewer jobs and a pool come to the same, fewer jobs are the plainer words.
+            rank = (cost, limit == 0, -count, -limit)
             if best is None or rank < best:
                 best, found = rank, Schedule(count, limit, 0 if depth >= count else depth)
     return found
@@ -174,8 +175,13 @@ def objects(text: str) -> dict[str, str]:
     found = {}
     for line in text.splitlines():
         if (match := _BUILD.match(line)) is not None:
-            found[match["object"]] = re.sub(r"\$(.)", r"\1", match["source"])
+            found[_plain(match["object"])] = _plain(match["source"])
     return found
+
+
+def _plain(path: str) -> str:
+    """A path without ninja's escapes."""
+    return re.sub(r"\$(.)", r"\1", path)
 
 
 def _blocks(text: str) -> list[str]:
@@ -191,7 +197,7 @@ def _blocks(text: str) -> list[str]:
 
 def _object(block: str) -> str:
     match = _BUILD.match(block)
-    return match["object"] if match else ""
+    return _plain(match["object"]) if match else ""
 
 
 def _pooled(block: str, heavy: bool, schedule: Schedule) -> str:
