@@ -54,6 +54,11 @@ class Cache:
         return self.root / "sccache"
 
     @property
+    def units(self) -> Path:
+        """What was measured of translation units, one file per toolchain."""
+        return self.root / "units"
+
+    @property
     def store(self) -> Path:
         """Finished wheels under the digest of their plan."""
         return self.root / "store"

@@ -19,7 +19,7 @@ from vllm_builder import __version__
 from vllm_builder.cache import Cache, Workspace
 from vllm_builder.errors import NoSpace
 from vllm_builder.events import Emit, Note, StageFinished, StageStarted, ignore
-from vllm_builder.fs import make_dir, os_errors, remove_tree, write_atomic
+from vllm_builder.fs import copy_atomic, make_dir, os_errors, remove_tree, write_atomic
 from vllm_builder.model import Model
 from vllm_builder.stages.plan.model import Plan
 from vllm_builder.stages.source.model import SourceRequest
@@ -125,6 +125,10 @@ def run(
         wheel = deliver(entry, out, emit=emit)
         return _result(plan, wheel, entry.record, True, started)
     make_dir(workspace.root)
+    if plan.compile.extensions:
+        with _tree_lock(workspace.tree(plan.digest), emit):
+            record, built = _build(plan, cache, workspace, environ, request, offline, force, emit)
+            return _result(plan, _hand_over_part(built, record, out, emit), record, False, started)
     with store.lock(plan.digest, emit=emit):
         if not force and (entry := store.get(plan.digest, emit=emit)) is not None:
             wheel = deliver(entry, out, emit=emit)
@@ -214,7 +218,9 @@ def _build(
             cache=result.cache,
             peak_memory=result.peak_memory,
             left_out=result.left_out,
+            attempts=tuple(attempt.model_dump() for attempt in result.attempts),
         ),
+        extensions=plan.compile.extensions,
     )
     return record, result.wheel
 
@@ -228,6 +234,21 @@ def _result(plan: Plan, wheel: Path, record: Record, from_store: bool, started: 
         seconds=round(time.monotonic() - started, 3),
         record=record,
     )
+
+
+def _hand_over_part(built: Path, record: Record, out: Path, emit: Emit) -> Path:
+    """A wheel with some extensions only: in a folder of its own, so that it is never taken for the whole one."""
+    folder = make_dir(out / "partial")
+    copy_atomic(built, folder / built.name)
+    write_atomic(folder / f"{built.name}.json", record.to_json())
+    emit(
+        Note(
+            stage="store",
+            message=f"Only {', '.join(record.extensions)} were compiled: a wheel for development, not stored.",
+            level="warning",
+        )
+    )
+    return folder / built.name
 
 
 @contextmanager

@@ -196,7 +196,8 @@ def test_a_compiler_without_memory_is_said_to_be_so(
     starved = spec.model_copy(update={"compilers": (wrapper('test -z "$unit" || ulimit -v 60000'),)})
     with pytest.raises(CompilerKilled) as caught:
         build(starved, tree, environment)
-    assert "--jobs" in caught.value.next
+    assert "more memory" in caught.value.next
+    assert "no cure" in caught.value.why
 
 
 def test_a_killed_compiler_is_said_to_be_killed(

@@ -207,6 +207,26 @@ ModuleNotFoundError: No module named 'setuptools_rust'
     assert "setuptools_rust" in found.next
 
 
+@pytest.mark.parametrize("code", ["137", "9"])
+def test_a_silent_kill_is_known_by_its_code(code: str) -> None:
+    failed = [STATUS, f"FAILED: [code={code}] a.o", "c++ -c a.cpp -o a.o", "ninja: build stopped."]
+    assert diagnose(failed, 1).kind == "killed"
+    # A compiler that says why it failed was not killed, whatever its exit status.
+    failed.insert(3, "a.cpp:1:2: error: expected ';'")
+    assert diagnose(failed, 1).kind == "compile"
+
+
+@pytest.mark.parametrize("tool", ["cicc", "ptxas", "cudafe++"])
+def test_a_part_of_nvcc_that_was_killed(tool: str) -> None:
+    said = [
+        STATUS,
+        "FAILED: a.o",
+        "nvcc -c a.cu",
+        f"nvcc error   : '{tool}' died due to signal 9 (Kill signal)",
+    ]
+    assert diagnose(said, 1).kind == "killed"
+
+
 def test_setup_py_itself_killed() -> None:
     assert diagnose(["running bdist_wheel", STATUS], 137).kind == "killed"
 

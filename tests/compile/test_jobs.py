@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_builder.stages.compile.jobs import GIB, auto_jobs
+from vllm_builder.stages.compile.jobs import GIB, auto_jobs, memory_for_jobs
 
 
 def machine(root: Path, files: dict[str, str]) -> Path:
@@ -92,3 +92,25 @@ def test_no_limit_in_version_1_is_no_limit(tmp_path: Path) -> None:
 
 def test_a_machine_that_tells_nothing(tmp_path: Path) -> None:
     assert auto_jobs("cpu", {}, root=tmp_path) == (64, "64 cores")
+
+
+def test_measured_peaks_count_before_the_default(tmp_path: Path) -> None:
+    root = machine(tmp_path, {"proc/meminfo": f"MemAvailable: {21 * GIB // 1024} kB\n"})
+    peaks = [2 * GIB] * 9 + [8 * GIB]
+    found, reason = auto_jobs("cuda", {}, root=root, peaks=peaks)
+    # The one heavy unit is no reason to run fewer light ones: the schedule bounds it.
+    assert found == 10
+    assert "10 units were measured" in reason
+    assert auto_jobs("cuda", {}, root=root, peaks=peaks[:3])[0] == 4
+
+
+def test_every_thread_of_nvcc_needs_its_memory(tmp_path: Path) -> None:
+    root = machine(tmp_path, {"proc/meminfo": f"MemAvailable: {21 * GIB // 1024} kB\n"})
+    assert auto_jobs("cuda", {}, root=root, nvcc_threads=2)[0] == 2
+    assert auto_jobs("cpu", {}, root=root, nvcc_threads=2)[0] == 10
+
+
+def test_memory_for_all_jobs(tmp_path: Path) -> None:
+    root = machine(tmp_path, {"proc/meminfo": f"MemAvailable: {21 * GIB // 1024} kB\n"})
+    assert memory_for_jobs(root) == 20 * GIB
+    assert memory_for_jobs(tmp_path / "nowhere") is None

@@ -25,6 +25,7 @@ _METAVAR = {
     "git_url": "URL",
     "jobs": "N|auto",
     "nvcc_threads": "N",
+    "extensions": "NAME,...",
     "build_type": "TYPE",
     "compiler_cache": "auto|ccache|sccache|off",
     "patches": "DIR",

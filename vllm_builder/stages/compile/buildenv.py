@@ -126,16 +126,9 @@ def child_environment(
     env["CMAKE_BUILD_TYPE"] = spec.build_type
     env["SETUPTOOLS_SCM_PRETEND_VERSION"] = spec.scm_version
 
-    jobs = max(1, spec.jobs)
-    if spec.device == "cuda":
-        # Upstream starts max(1, MAX_JOBS // NVCC_THREADS) compilers.
-        threads = max(1, spec.nvcc_threads)
-        env["NVCC_THREADS"] = str(threads)
-        env["MAX_JOBS"] = str(jobs * threads)
-        if spec.archs:
-            env["TORCH_CUDA_ARCH_LIST"] = ";".join(spec.archs)
-    else:
-        env["MAX_JOBS"] = str(jobs)
+    env.update(job_variables(spec, spec.jobs))
+    if spec.device == "cuda" and spec.archs:
+        env["TORCH_CUDA_ARCH_LIST"] = ";".join(spec.archs)
 
     for compiler in spec.compilers:
         if compiler.language == "C":
@@ -155,6 +148,16 @@ def child_environment(
     if spec.device == "cpu":
         env.update(numa_variables(env))
     return env
+
+
+def job_variables(spec: CompileSpec, jobs: int) -> dict[str, str]:
+    """The variables that make setup.py run ``jobs`` compilers at once."""
+    jobs = max(1, jobs)
+    if spec.device != "cuda":
+        return {"MAX_JOBS": str(jobs)}
+    # Upstream starts max(1, MAX_JOBS // NVCC_THREADS) compilers.
+    threads = max(1, spec.nvcc_threads)
+    return {"MAX_JOBS": str(jobs * threads), "NVCC_THREADS": str(threads)}
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:

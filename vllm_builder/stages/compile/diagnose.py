@@ -36,7 +36,8 @@ _SHOWN = 14
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _FETCHING = re.compile(r"^(?:\[\d+/\d+.* for '|FAILED: .*?)[\w.+-]+-populate['/-]")
 _STATUS = re.compile(r"^\[\d+/\d+, \d+ running, [\d.]+s\] ")
-_FAILED = re.compile(r"^FAILED: (?:\[code=\d+\] )?(?P<target>\S+)")
+_FAILED = re.compile(r"^FAILED: (?:\[code=(?P<code>\d+)\] )?(?P<target>\S+)")
+_KILLED_CODES = {"9", "137", "247"}  # SIGKILL as a tool passes it on, as a shell says it, as a signed byte
 _SOURCE = re.compile(r"\s-c\s+(?P<source>'[^']+'|\"[^\"]+\"|\S+)")
 _CMAKE = re.compile(
     r"^CMake Error(?: at (?P<file>[^:]+):(?P<line>\d+) \([^)]*\)| in (?P<in>\S+))?:?\s*(?P<message>.*)$"
@@ -71,6 +72,7 @@ class _Block:
     """One failed edge: ninja's FAILED line and what follows it up to the next status line."""
 
     target: str = ""
+    code: str = ""
     unit: str = ""
     lines: list[str] = field(default_factory=list)
 
@@ -99,6 +101,7 @@ def diagnose(lines: Iterable[str], returncode: int = 1) -> Diagnosis:
     """
     reading = _read(lines)
     error = place = unit = ""
+    error_found = False
     body: list[str] = []
     phase: Literal["configure", "compile"] = "compile" if reading.compiled or reading.blocks else "configure"
     for block in reading.blocks:
@@ -106,6 +109,7 @@ def diagnose(lines: Iterable[str], returncode: int = 1) -> Diagnosis:
         if found is not None:
             error, place, at = found
             unit, body = block.unit, block.lines[max(0, at - 3) : at + _SHOWN]
+            error_found = True
             break
     else:
         if reading.blocks:
@@ -131,7 +135,10 @@ def diagnose(lines: Iterable[str], returncode: int = 1) -> Diagnosis:
     kind: Kind = phase
     if entry.get("kind"):
         kind = entry["kind"]
-    elif returncode == 137:
+    elif returncode == 137 or (
+        not error_found and any(block.code in _KILLED_CODES for block in reading.blocks)
+    ):
+        # ninja 1.13 and later tells the code; a killed tool says nothing itself.
         kind = "killed"
     cause, advice = (_fill(entry.get(key, ""), words) for key in ("cause", "next"))
     if kind == "killed" and not cause:
@@ -152,8 +159,8 @@ def diagnose_log(log: Path, offset: int, returncode: int) -> Diagnosis:
         return diagnose((), returncode)
 
 
-def to_error(found: Diagnosis, log: Path) -> BuilderError:
-    """The error class and sentences for a diagnosis."""
+def to_error(found: Diagnosis, log: Path, *, jobs: int | None = None) -> BuilderError:
+    """The error class and sentences for a diagnosis; ``jobs``: how many compilers were allowed at once."""
     what = {
         "configure": f"Configuring failed: {found.error}" if found.error else "Configuring failed.",
         "compile": f"Compiling failed: {found.error}" if found.error else "Compiling failed.",
@@ -166,6 +173,12 @@ def to_error(found: Diagnosis, log: Path) -> BuilderError:
     elif found.place:
         why.append(f"In {found.place}.")
     advice = found.next or "Read the lines around the first error in the log."
+    if found.kind == "killed" and jobs == 1:
+        why.append("Only one compiler ran at a time, so fewer jobs are no cure.")
+        advice = (
+            "Give the build more memory (or swap), or raise the limit it runs under, and run the same command "
+            "again: what is compiled stays."
+        )
     kind = {
         "configure": ConfigureFailed,
         "compile": CompileFailed,
@@ -219,7 +232,7 @@ def _read(lines: Iterable[str]) -> _Reading:
             # ninja prints a failed edge's status line first, then FAILED.
             continue
         if match := _FAILED.match(line):
-            block = _Block(target=match["target"])
+            block = _Block(target=match["target"], code=match["code"] or "")
             if len(out.blocks) < _BLOCKS:
                 out.blocks.append(block)
             continue

@@ -4,27 +4,41 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Collection, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from vllm_builder.stages.compile.model import Device
+from vllm_builder.stages.compile.schedule import UNITS
 
 GIB = 1 << 30
-_PER_JOB = {"cuda": 5 * GIB, "cpu": 2 * GIB, "empty": GIB}
 _RESERVE = GIB
+_FEW = 8
 
 
-def auto_jobs(device: Device, environ: Mapping[str, str], *, root: Path = Path("/")) -> tuple[int, str]:
+def auto_jobs(
+    device: Device,
+    environ: Mapping[str, str],
+    *,
+    root: Path = Path("/"),
+    nvcc_threads: int = 1,
+    peaks: Collection[int] = (),
+) -> tuple[int, str]:
     """The number of compilers to run at once, and why.
 
     MAX_JOBS in the environment is taken as it is (for cuda, divided by NVCC_THREADS, as upstream does). Else
     the least of: the cores that this process may use, the CPU quota of its cgroup, and the memory that is
-    free (of the machine and of the cgroup) less 1 GiB, at 5 GiB a job for cuda and 2 GiB for cpu.
+    free (of the machine and of the cgroup) less 1 GiB, divided by what a compiler needs: three quarters of the
+    units that were measured before need no more, or else the default of the kind (units.toml). Units that need
+    more than that are then kept from running all together (see :mod:`.schedule`).
 
     Args:
         device: what is compiled.
         environ: the person's environment variables.
         root: where /proc and /sys are looked for.
+        nvcc_threads: of each nvcc.
+        peaks: measured peaks of the units of this toolchain, in bytes.
     """
     wanted = environ.get("MAX_JOBS", "").strip()
     if wanted.isdigit() and int(wanted) > 0:
@@ -38,12 +52,32 @@ def auto_jobs(device: Device, environ: Mapping[str, str], *, root: Path = Path("
     quota = _cpu_quota(root)
     if quota is not None:
         limits.append((max(1, int(quota)), f"a CPU quota of {quota:g}"))
-    per_job = _PER_JOB[device]
+    per_job, how = _per_job(device, nvcc_threads, peaks)
     for free, whose in _free_memory(root):
         fitting = max(1, (free - _RESERVE) // per_job)
-        limits.append((fitting, f"{free / GIB:.1f} GiB of memory free {whose} at {per_job // GIB} GiB a job"))
+        limits.append(
+            (fitting, f"{free / GIB:.1f} GiB of memory free {whose} at {per_job / GIB:.3g} GiB a job{how}")
+        )
     jobs, reason = min(limits, key=lambda limit: limit[0])
     return jobs, reason
+
+
+def memory_for_jobs(root: Path) -> int | None:
+    """Bytes that all compilers together may use now: what is free, less 1 GiB; None where nothing says it."""
+    free = [amount for amount, _ in _free_memory(root)]
+    return max(0, min(free) - _RESERVE) if free else None
+
+
+def _per_job(device: Device, threads: int, peaks: Collection[int]) -> tuple[int, str]:
+    measured = sorted(peak for peak in peaks if peak > 0)
+    if len(measured) >= _FEW:
+        return max(GIB // 4, measured[len(measured) * 3 // 4]), f", as {len(measured)} units were measured"
+    if device == "empty":
+        return GIB, ""
+    table = tomllib.loads(UNITS.read_text())
+    name = "/unit.cu" if device == "cuda" else "/unit.cpp"
+    kind = next(kind for kind in table["kind"] if fnmatchcase(name, kind["match"]))
+    return int(kind["peak"] * GIB) * (max(1, threads) if device == "cuda" else 1), ""
 
 
 def _count(number: int, what: str) -> str:

@@ -41,11 +41,28 @@ class CompileSpec(Model):
     variables: Mapping[str, str] = {}
     """Environment variables that change the output (VLLM_*, CXXFLAGS, ...)."""
     cuda_home: Free[str | None] = None
+    extensions: tuple[str, ...] = ()
+    """The only extension modules that are built, for development; empty: all."""
+    without: Free[Mapping[str, str]] = {}
+    """Extension modules that a patch leaves out on purpose: name -> reason. The patch is part of the digest."""
     jobs: Free[int] = 1
     """Compilers at once."""
+    jobs_fixed: Free[bool] = False
+    """``jobs`` was asked for, so it is not lowered because of memory that units are only guessed to need."""
+    learned_dir: Free[str] = ""
+    """Folder for what is measured of translation units; empty: nothing is kept."""
     nvcc_threads: Free[int] = 1
     compiler_cache: Free[CompilerCache] = "off"
     compiler_cache_dir: Free[str] = ""
+
+
+class Attempt(Model):
+    """One run of setup.py: with how many jobs, and why it was not the last (empty for the one that ended well)."""
+
+    jobs: int
+    reason: str = ""
+    unit: str = ""
+    """The source file whose compiler was killed, where the log names it."""
 
 
 class CompileResult(Model):
@@ -61,6 +78,8 @@ class CompileResult(Model):
     """``hits``, ``misses``, ``uncacheable`` of this build alone; empty without a compiler cache."""
     peak_memory: int = 0
     """Largest sum of resident memory of all compilers at once, in bytes, as sampled."""
+    attempts: tuple[Attempt, ...] = ()
+    """All runs of this build, in order; more than one where compilers were killed for memory."""
     left_out: tuple[str, ...] = ()
     """Optional parts that setup.py did not build, each with its reason."""
     tools: Mapping[str, str] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vllm_builder.stages.patch.cmake import Argument, CMakeFile, Command, Edit, spell
-from vllm_builder.stages.patch.operations import RemoveCmakeArgument, SetCmakeVariable
+from vllm_builder.stages.patch.operations import InsertCmakeCommand, RemoveCmakeArgument, SetCmakeVariable
 from vllm_builder.stages.patch.outcome import Missed, Outcome
 from vllm_builder.stages.patch.tree import Overlay
 
@@ -85,6 +85,36 @@ def remove_argument(operation: RemoveCmakeArgument, overlay: Overlay) -> Outcome
         shape = " ".join((*operation.arguments, "..."))
         raise Missed(f"no {operation.command}({shape}) has the argument {operation.remove}")
     return outcome
+
+
+def insert_command(operation: InsertCmakeCommand, overlay: Overlay) -> Outcome:
+    """Insert code on lines of its own behind invocations, indented as they are."""
+    outcome = Outcome()
+    for path, file in _files(overlay, operation.files):
+        edits, found = [], False
+        for command in file.commands(operation.command, operation.arguments):
+            indent = _indentation(file.data, command.start)
+            end = "\r\n" if file.data[command.stop : command.stop + 2] == b"\r\n" else "\n"
+            lines = operation.code.strip("\n").splitlines()
+            code = "".join(f"{end}{indent}{line}" if line else end for line in lines)
+            if file.data[command.stop :].startswith(code.encode()):
+                found = True
+            else:
+                edits.append(Edit(command.stop, command.stop, code))
+        if edits:
+            overlay.put(path, file.edited(edits).data)
+            outcome.changed.append(path)
+        elif found:
+            outcome.already.append(path)
+    if not outcome.changed and not outcome.already:
+        shape = " ".join((*operation.arguments, "..."))
+        raise Missed(f"there is no {operation.command}({shape})")
+    return outcome
+
+
+def _indentation(data: bytes, position: int) -> str:
+    line = data[data.rfind(b"\n", 0, position) + 1 : position]
+    return line.decode() if not line.strip() else ""
 
 
 def blanks_before(data: bytes, position: int) -> int:

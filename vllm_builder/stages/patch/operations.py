@@ -206,6 +206,51 @@ class RepointFetchcontent(_Operation):
     revision: str | None = None
 
 
+class InsertCmakeCommand(_Operation):
+    """Insert CMake code behind every invocation of a command.
+
+    ``command`` and the leading ``arguments`` (shell-style patterns) say behind which. Where the code stands
+    there already, nothing is inserted.
+    """
+
+    action: Literal["insert_cmake_command"]
+    files: Annotated[tuple[TreePath, ...], Field(min_length=1)]
+    command: Annotated[str, Field(min_length=1)]
+    arguments: tuple[str, ...] = ()
+    code: Annotated[str, Field(min_length=1)]
+
+
+class ReplaceCxxNames(_Operation):
+    """Replace qualified names in C++ and CUDA sources, and include what the new names need.
+
+    Comments and string literals are left alone. ``names`` maps a name as the sources spell it to what takes
+    its place; ``headers`` are included behind the first ``#include`` that matches ``after``.
+    """
+
+    action: Literal["replace_cxx_names"]
+    files: Annotated[tuple[TreePath, ...], Field(min_length=1)]
+    names: Annotated[dict[str, str], Field(min_length=1)]
+    headers: tuple[str, ...] = ()
+    after: str = "*"
+    """Shell-style pattern for the header behind which the new ones are included: ``cub/*``."""
+
+
+class LeaveOutExtension(_Operation):
+    """Do not build an extension module that setup.py lists.
+
+    What CMake installs beside the module (Python files of the same component) goes to another component, so
+    that the wheel keeps it.
+    """
+
+    action: Literal["leave_out_extension"]
+    file: TreePath = "setup.py"
+    name: Annotated[str, Field(min_length=1)]
+    """The module's last part, which is CMake's target: ``_vllm_fa3_C``."""
+    cmake: tuple[TreePath, ...] = ("CMakeLists.txt", "cmake/**/*.cmake")
+    component: str = ""
+    """The component that takes over the other files; empty: they are left out too."""
+
+
 class CreateFile(_Operation):
     """Create a file. One that exists with another content is left alone and is an error."""
 
@@ -278,6 +323,9 @@ Operation = Annotated[
     | SetCmakeVariable
     | RemoveCmakeArgument
     | RepointFetchcontent
+    | InsertCmakeCommand
+    | ReplaceCxxNames
+    | LeaveOutExtension
     | CreateFile
     | ReplaceText
     | UnifiedDiff
@@ -293,7 +341,7 @@ ACTIONS: dict[str, type[_Operation]] = {
 
 def paths_of(operation: Any) -> tuple[str, ...]:
     """Paths and patterns of the files that an operation reads."""
-    paths = [*getattr(operation, "files", ())]
+    paths = [*getattr(operation, "files", ()), *getattr(operation, "cmake", ())]
     if (file := getattr(operation, "file", None)) is not None:
         paths.append(file)
     paths.extend(script.path for script in getattr(operation, "scripts", ()))

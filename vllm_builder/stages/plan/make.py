@@ -24,7 +24,7 @@ from vllm_builder.stages.compile.model import Compiler, CompilerCache, CompileSp
 from vllm_builder.stages.environment.interpreter import find_interpreter, torch_in
 from vllm_builder.stages.environment.lock import locked_version
 from vllm_builder.stages.environment.model import Interpreter
-from vllm_builder.stages.patch.operations import PatchSelection
+from vllm_builder.stages.patch.operations import PatchSelection, Step
 from vllm_builder.stages.plan.archs import parse_archs
 from vllm_builder.stages.plan.cuda import CudaPlanner, torch_to_ask
 from vllm_builder.stages.plan.model import Decision, Plan, Recipe
@@ -36,11 +36,11 @@ from vllm_builder.stages.toolkit.model import Toolkit
 
 _CHANGES_OUTPUT = frozenset(
     {"device", "arch", "torch", "torch_index", "python", "build_type", "parameters", "variables"}
-    | {"with_patch", "without_patch"}
+    | {"with_patch", "without_patch", "keep_dead", "extensions"}
 )
 """Settings of a recipe that take part in the digest; jobs and folders do not."""
 
-_SHOWN = frozenset({"version", "device", "arch", "recipe", "variables", "jobs", "build_type"})
+_SHOWN = frozenset({"version", "device", "arch", "recipe", "variables", "jobs", "build_type", "extensions"})
 """Settings that have a line of their own in the decisions."""
 
 _DECIDED_HERE = frozenset({"VLLM_TARGET_DEVICE", "VLLM_VERSION_OVERRIDE", "VLLM_DISABLE_SCCACHE"})
@@ -165,16 +165,46 @@ class _Maker:
             memo=self.memo,
         )
 
+    # -- extensions ---------------------------------------------------------------------------
+    def extensions(
+        self, folder: Path, release: str, archs: tuple[str, ...]
+    ) -> tuple[dict[str, str], tuple[Step, ...]]:
+        """The extension modules that are left out, with reasons, and the patch operations that do it."""
+        from vllm_builder.stages.plan.extensions import dead_extensions, leave_out_steps, listed, not_chosen
+
+        chosen = self.settings.extensions
+        if not archs and not chosen:
+            return {}, ()
+        names = listed(folder)
+        without = not_chosen(names, chosen) if chosen else {}
+        steps = leave_out_steps(names, without, "chosen-extensions")
+        if chosen:
+            self.say("extensions", ", ".join(chosen), f"{self.origin('extensions')}; the wheel is not stored")
+        elif dead := dead_extensions(names, release, archs):
+            for name, reason in dead.items():
+                if self.settings.keep_dead:
+                    self.say("dead extension", f"{name} kept", f"{self.origin('keep_dead')}; it {reason}")
+                else:
+                    self.say("left out", name, f"it {reason} (--keep-dead compiles it all the same)")
+            if not self.settings.keep_dead:
+                without = dead
+                steps = leave_out_steps(names, without, "dead-extensions")
+        return without, steps
+
     # -- jobs and cache -----------------------------------------------------------------------
-    def jobs(self, device: Device) -> int:
+    def with_jobs(self, spec: CompileSpec) -> CompileSpec:
+        """The number of jobs needs the rest of the spec: units are measured per toolchain."""
+        from vllm_builder.stages.compile import learned
         from vllm_builder.stages.compile.jobs import auto_jobs
 
         if self.settings.jobs == "auto":
-            jobs, reason = auto_jobs(device, self.environ)
+            units = learned.read(learned.learned_file(self.cache.units, spec)).values()
+            peaks = [peak for unit in units if isinstance(peak := unit.get("peak"), int)]
+            jobs, reason = auto_jobs(spec.device, self.environ, nvcc_threads=spec.nvcc_threads, peaks=peaks)
         else:
             jobs, reason = self.settings.jobs, self.origin("jobs")
         self.say("jobs", jobs, reason)
-        return jobs
+        return spec.model_copy(update={"jobs": jobs, "jobs_fixed": self.settings.jobs != "auto"})
 
     def variables(self, release: Release, device: Device) -> dict[str, str]:
         from vllm_builder.stages.compile.buildenv import output_variables
@@ -337,6 +367,9 @@ def _make(maker: _Maker) -> Plan:
             "patch set", name, f"{count} operation{'s' if count != 1 else ''} for this release and device"
         )
 
+    without, steps = maker.extensions(folder, pin.release, archs)
+    selection = selection.model_copy(update={"steps": (*selection.steps, *steps)})
+
     local = f"cu{toolkit.version.replace('.', '')}" if toolkit else device
     limited_api, why = limited_api_for(folder, device, python_tag=interpreter.tag)
     pure = device == "empty" and limited_api is None and not why
@@ -354,11 +387,14 @@ def _make(maker: _Maker) -> Plan:
         compilers=compilers,
         variables=maker.variables(release, device),
         cuda_home=toolkit.home if toolkit else None,
-        jobs=maker.jobs(device),
+        extensions=settings.extensions,
+        without=without,
+        learned_dir=str(maker.cache.units),
         nvcc_threads=settings.nvcc_threads,
         compiler_cache=compiler_cache,
         compiler_cache_dir=str(maker.cache.sccache if compiler_cache == "sccache" else maker.cache.ccache),
     )
+    compile_spec = maker.with_jobs(compile_spec)
     for name, origin in maker.resolved.origins.items():
         if origin != "default" and name not in _SHOWN:
             maker.say(f"setting {name.replace('_', '-')}", getattr(settings, name), origin)

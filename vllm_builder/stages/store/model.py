@@ -61,6 +61,8 @@ class CompileFacts(Model):
     """``hits``, ``misses``, ``uncacheable`` of the compiler cache."""
     peak_memory: int = 0
     left_out: tuple[str, ...] = ()
+    attempts: tuple[Mapping[str, Any], ...] = ()
+    """Runs of setup.py: ``jobs``, ``reason`` and ``unit`` of each; more than one where memory ran out."""
 
 
 class Record(Model):
@@ -83,6 +85,8 @@ class Record(Model):
     """Stage -> seconds of wall time."""
     tools: Mapping[str, str] = {}
     compile: CompileFacts = CompileFacts()
+    extensions: tuple[str, ...] = ()
+    """The only extension modules that were built, for development; empty: the whole wheel."""
     wheel: WheelFile
     created: str
     """UTC, ISO 8601."""

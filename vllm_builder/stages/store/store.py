@@ -239,7 +239,7 @@ class Store:
         before it; either way nothing that was there is lost.
 
         Raises:
-            StoreError: the wheel is not the one that the record describes.
+            StoreError: the wheel is not the one that the record describes, or not a whole one (--extensions).
             NoSpace, NotWritable: nothing was added.
         """
         _check_digest(digest)
@@ -247,6 +247,12 @@ class Store:
             raise StoreError(
                 f"The record belongs to the plan {record.digest[:12]}, not to {digest[:12]}.",
                 next="Build with the digest of the plan that was compiled.",
+            )
+        if record.extensions:
+            raise StoreError(
+                "A wheel with chosen extensions only is not stored.",
+                why=f"It holds {', '.join(record.extensions)} and is for development.",
+                next="Build without --extensions for the whole wheel.",
             )
         if not force and (there := self.get(digest, emit=emit)):
             return there

@@ -1,0 +1,88 @@
+"""What happens while setup.py runs: lines become events, and now and then the processes are looked at."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import psutil
+
+from vllm_builder.events import Emit, Output
+from vllm_builder.stages.compile import ninja
+from vllm_builder.stages.compile.runner import LineSplitter
+
+_SOURCES = (".c", ".cc", ".cpp", ".cxx", ".cu", ".S", ".hip")
+_SHELLS = {"sh", "bash", "dash", "ash"}
+
+
+class Watch:
+    """Takes what one run of setup.py prints, and samples the memory of its compilers."""
+
+    def __init__(self, tree: Path, emit: Emit, earlier: int) -> None:
+        self.progress = ninja.NinjaProgress()
+        self.peak_memory = 0
+        self.peaks: dict[str, int] = {}
+        """Source file -> the largest sum of resident memory of its compiler's processes, in bytes, as sampled."""
+        self._tree = tree
+        self._emit = emit
+        self._earlier = earlier
+        self._lines = LineSplitter()
+        self._current: tuple[str, ...] = ()
+
+    def output(self, data: bytes) -> None:
+        self._take(self._lines.feed(data))
+
+    def close(self) -> None:
+        self._take(self._lines.close())
+
+    def _take(self, lines: list[str]) -> None:
+        for line in lines:
+            self._emit(Output(stage="compile", line=line))
+            if self.progress.feed(line):
+                self._emit(self.progress.event(earlier=self._earlier, current=self._current))
+
+    def tick(self, supervisor: int) -> None:
+        memory: dict[int, int] = {}
+        parents: dict[int, int] = {}
+        owners: dict[int, str] = {}
+        for process in _below(supervisor):
+            with contextlib.suppress(psutil.Error):
+                memory[process.pid] = process.memory_info().rss
+                parents[process.pid] = process.ppid()
+                if source := _source(process.cmdline()):
+                    owners[process.pid] = source
+        units: dict[str, int] = {}
+        for pid, used in memory.items():
+            # cc1plus, cicc and ptxas name no source, but the driver above them does.
+            above, steps = pid, 0
+            while above not in owners and above in parents and steps < 20:
+                above, steps = parents[above], steps + 1
+            if above in owners:
+                units[owners[above]] = units.get(owners[above], 0) + used
+        for source, used in units.items():
+            self.peaks[source] = max(self.peaks.get(source, 0), used)
+        self.peak_memory = max(self.peak_memory, sum(memory.values()))
+        self._current = tuple(self._short(source) for source in units)
+        if self.progress.seen:
+            self._emit(self.progress.event(earlier=self._earlier, current=self._current))
+
+    def _short(self, source: str) -> str:
+        path = Path(source)
+        return str(path.relative_to(self._tree)) if path.is_relative_to(self._tree) else source
+
+
+def _below(supervisor: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(supervisor).children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+def _source(command: list[str]) -> str | None:
+    """The source file that a compiler's command line names after ``-c``."""
+    # ninja starts everything through `sh -c "..."`.
+    if "-c" in command[:-1] and Path(command[0]).name not in _SHELLS:
+        candidate = command[command.index("-c") + 1]
+        if candidate.endswith(_SOURCES):
+            return candidate
+    return None

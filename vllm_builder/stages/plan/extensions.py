@@ -1,0 +1,106 @@
+"""Which extension modules a build makes: those that can run on a requested GPU, or those that were chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+
+from packaging.version import Version
+
+from vllm_builder.errors import SettingsError, SourceError, did_you_mean
+from vllm_builder.stages.patch.operations import LeaveOutExtension, Step
+from vllm_builder.stages.plan.compatibility import compatibility
+
+# They are part of every CUDA build, so what CMake installs beside a module that is left out goes to one of them.
+_ALWAYS = ("_C_stable_libtorch", "_C")
+
+
+def listed(folder: Path) -> tuple[str, ...]:
+    """The extension modules that the release's setup.py may build, each once, in order.
+
+    Raises:
+        SourceError: there is no setup.py.
+        PatchFailed: it is not valid Python.
+    """
+    from vllm_builder.stages.patch.python_edit import extensions
+
+    try:
+        data = (folder / "setup.py").read_bytes()
+    except OSError:
+        raise SourceError(
+            f"The source has no setup.py ({folder}).", next="Check --source and VERSION."
+        ) from None
+    return tuple(dict.fromkeys(name for name, _ in extensions(data)))
+
+
+def can_run(code: str, gpu: str) -> bool:
+    """Whether code built for one architecture can run on a GPU of another.
+
+    Binary code runs on the same major version from its minor version on; with PTX on everything later; code with
+    the suffix ``a`` on its own architecture alone, with ``f`` within its family. A target with a suffix stands
+    for the GPU that it is for.
+
+    Args:
+        code: as CMake files spell it: ``8.0``, ``9.0a``, ``8.0+PTX``.
+        gpu: as TORCH_CUDA_ARCH_LIST spells it: ``10.0``, ``9.0a``.
+    """
+    base, _, ptx = code.partition("+")
+    own, wanted = _number(base), _number(gpu)
+    if base.endswith("a"):
+        return own == wanted
+    return own <= wanted and (bool(ptx) or own[0] == wanted[0])
+
+
+def dead_extensions(names: Collection[str], release: str, archs: Iterable[str]) -> dict[str, str]:
+    """Modules that can run on no requested GPU, each with the reason.
+
+    A module of which the compatibility table says nothing is taken to be alive.
+    """
+    from vllm_builder.stages.patch.selecting import matches_release
+
+    archs = tuple(archs)
+    version = Version(release)
+    dead = {}
+    for entry in compatibility().extensions:
+        if entry.name not in names or not matches_release(entry.releases, version):
+            continue
+        if not any(can_run(code, gpu) for code in entry.archs for gpu in archs):
+            dead[entry.name] = (
+                f"has code for {', '.join(entry.archs)} only, which cannot run on {', '.join(archs)}"
+            )
+    return dead
+
+
+def not_chosen(names: Collection[str], chosen: Collection[str]) -> dict[str, str]:
+    """Modules that ``--extensions`` does not name, each with the reason.
+
+    Raises:
+        SettingsError: a chosen module is not one of the release's.
+    """
+    for name in chosen:
+        if name not in names:
+            raise SettingsError(
+                f"This release has no extension {name!r}{did_you_mean(name, names)}.",
+                why=f"Its setup.py knows {', '.join(names)}.",
+                next="Correct --extensions, or leave it out for the whole wheel.",
+            )
+    return {name: f"not one of --extensions {','.join(chosen)}" for name in names if name not in chosen}
+
+
+def leave_out_steps(names: Collection[str], without: Mapping[str, str], set_name: str) -> tuple[Step, ...]:
+    """The patch operations that leave modules out; they take part in the plan's digest like any other."""
+    kept = [name for name in names if name not in without]
+    keeper = next((name for name in _ALWAYS if name in kept), kept[0] if kept else "")
+    return tuple(
+        Step(
+            set=set_name,
+            number=number,
+            operation=LeaveOutExtension(action="leave_out_extension", name=name, component=keeper),
+        )
+        for number, name in enumerate(without, 1)
+    )
+
+
+def _number(arch: str) -> tuple[int, int]:
+    major, _, minor = arch.rstrip("af").partition(".")
+    return int(major), int(minor or 0)
