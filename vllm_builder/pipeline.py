@@ -79,12 +79,9 @@ def prepare_tree(
 
     steps = _Steps(emit)
     ready = tree.with_name(f"{tree.name}.ready.json")
-    if tree.is_dir() and ready.is_file():
-        found = json.loads(ready.read_text())
-        if found["digest"] == plan.digest:
-            emit(Note(stage="source", message=f"Going on in the tree {tree}"))
-            report: dict[str, object] = found["patch_report"]
-            return report
+    if tree.is_dir() and (kept := _report_of(ready, plan.digest)) is not None:
+        emit(Note(stage="source", message=f"Going on in the tree {tree}"))
+        return kept
     with steps.stage("source", "Source"):
         ready.unlink(missing_ok=True)
         remove_tree(tree)
@@ -94,6 +91,18 @@ def prepare_tree(
     report = apply(plan.patches, tree, emit=emit).model_dump(mode="json")
     write_atomic(ready, json.dumps({"digest": plan.digest, "patch_report": report}, indent=1))
     return report
+
+
+def _report_of(ready: Path, digest: str) -> dict[str, object] | None:
+    """The patch report of a tree that is whole; None where the file is missing, damaged or another plan's."""
+    try:
+        found = json.loads(ready.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(found, dict) or found.get("digest") != digest:
+        return None
+    report = found.get("patch_report")
+    return report if isinstance(report, dict) else None
 
 
 def run(
@@ -136,6 +145,8 @@ def run(
         with _tree_lock(workspace.tree(plan.digest), emit):
             record, built = _build(plan, cache, workspace, environ, request, offline, force, emit)
         entry = store.add(plan.digest, built, record, force=force, emit=emit)
+        # The store has it; what compile handed over has served.
+        remove_tree(built.parent)
     wheel = deliver(entry, out, emit=emit)
     return _result(plan, wheel, entry.record, False, started)
 
