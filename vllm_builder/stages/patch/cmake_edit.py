@@ -90,7 +90,7 @@ def remove_argument(operation: RemoveCmakeArgument, overlay: Overlay) -> Outcome
 def insert_command(operation: InsertCmakeCommand, overlay: Overlay) -> Outcome:
     """Insert code on lines of its own behind invocations, indented as they are."""
     outcome = Outcome()
-    for path, file in _files(overlay, operation.files):
+    for path, file in files_of(overlay, operation.files):
         edits, found = [], False
         for command in file.commands(operation.command, operation.arguments):
             indent = _indentation(file.data, command.start)
