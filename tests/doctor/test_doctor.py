@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from vllm_builder.doctor import Report, examine_machine
+from vllm_builder.doctor.machine import driver_for
 from vllm_builder.settings.layers import gather
 from vllm_builder.stages.toolkit import finding
 
@@ -94,6 +95,11 @@ def test_a_driver_that_answers(tmp_path: Path) -> None:
     driver = next(c for c in found.checks if c.name == "driver")
     assert driver.verdict == "good"
     assert "runs CUDA 12" in driver.found
+    environ = {"PATH": str(smi.parent)}
+    assert list(driver_for("12.9", environ)) == []
+    (too_old,) = driver_for("13.0", environ)
+    assert (too_old.verdict, "580" in too_old.cure) == ("warning", True)
+    assert list(driver_for("13.0", {"PATH": "/nonexistent"})) == []
     smi.write_text("#!/bin/sh\necho no devices >&2\nexit 9\n")
     driver = next(
         c for c in report(tmp_path, {"PATH": f"{smi.parent}:/usr/bin:/bin"}).checks if c.name == "driver"

@@ -108,6 +108,8 @@ class Machine:
 
     def release(self, version: str, torch: str = "2.7.0") -> Path:
         path = self.folder / f"vllm-{version}.tar.gz"
+        if path.exists():  # gzip writes the time into it: made anew it would be another source
+            return path
         files = {
             "setup.py": SETUP,
             "pyproject.toml": f'[build-system]\nrequires = ["setuptools>=61", "torch == {torch}"]\n'

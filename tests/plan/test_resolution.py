@@ -142,6 +142,13 @@ def test_a_torch_without_cuda() -> None:
         ask(["10.0"], [torch("2.13.0+cpu", None)], ["13.0"])
 
 
+def test_a_family_needs_a_later_nvcc_than_its_base() -> None:
+    with pytest.raises(errors.ArchError) as caught:
+        ask(["10.0f"], TRIED, ["12.8"])
+    assert "sm_100f (B200) needs nvcc >=12.9; found 12.8 only" in caught.value.why
+    assert ask(["10.0f"], TRIED, ["12.8", "12.9"]).toolkit.version == "12.9"
+
+
 def test_the_host_compiler_alone_in_the_way() -> None:
     with pytest.raises(errors.CompilerTooOld) as caught:
         ask(["10.0"], TRIED, ["13.0"], host="CUDA 13.0 supports gcc older than 16, but /usr/bin/c++ is 16.1")

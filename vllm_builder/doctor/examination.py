@@ -60,7 +60,7 @@ def examine_machine(
     with ThreadPoolExecutor(len(parts)) as pool:
         checks = [check for found in pool.map(_guarded, parts) for check in found]
     if version is not None:
-        checks.append(_plan(layers, environ, emit))
+        checks += _plan(layers, environ, emit)
     return Report(checks=tuple(checks))
 
 
@@ -79,11 +79,12 @@ def _problem(name: str, error: BuilderError) -> Check:
     return Check(name=name, verdict="problem", found=f"{error.what}{why}", cure=error.next)
 
 
-def _plan(layers: Layers, environ: Mapping[str, str], emit: Emit) -> Check:
+def _plan(layers: Layers, environ: Mapping[str, str], emit: Emit) -> Iterator[Check]:
     try:
         plan, _ = make_plan(layers, environ=environ, emit=emit)
     except BuilderError as error:
-        return _problem("plan", error)
+        yield _problem("plan", error)
+        return
     chosen = [f"vllm {plan.compile.version}", f"device {plan.device}"]
     if plan.compile.archs:
         chosen.append(f"for {', '.join(plan.compile.archs)}")
@@ -92,4 +93,6 @@ def _plan(layers: Layers, environ: Mapping[str, str], emit: Emit) -> Check:
     if plan.toolkit is not None:
         made = "to be put together" if plan.toolkit.spec else plan.toolkit.home
         chosen.append(f"CUDA {plan.toolkit.version} ({made})")
-    return Check(name="plan", verdict="good", found=", ".join(chosen))
+    yield Check(name="plan", verdict="good", found=", ".join(chosen))
+    if plan.toolkit is not None:
+        yield from machine.driver_for(plan.toolkit.version, environ)

@@ -12,6 +12,7 @@ from vllm_builder.cache import Cache
 from vllm_builder.doctor.model import Check
 from vllm_builder.settings.model import Settings
 from vllm_builder.stages.plan.compatibility import compatibility
+from vllm_builder.stages.store import Store
 
 _SECONDS = 20
 _GB = 1e9
@@ -21,8 +22,8 @@ _ROOM = {"problem": 2 * _GB, "warning": 20 * _GB}
 
 def driver(environ: Mapping[str, str]) -> Iterator[Check]:
     """The NVIDIA driver, the GPUs behind it, and the newest CUDA whose programs it runs."""
-    tool = shutil.which("nvidia-smi", path=environ.get("PATH"))
-    if tool is None:
+    gpus, said = _gpus(environ)
+    if gpus is None:
         yield Check(
             name="driver",
             verdict="note",
@@ -30,6 +31,50 @@ def driver(environ: Mapping[str, str]) -> Iterator[Check]:
             cure="Name the GPU with --arch.",
         )
         return
+    if not gpus:
+        yield Check(
+            name="driver",
+            verdict="warning",
+            found=f"nvidia-smi does not answer ({said[:160]})",
+            cure="Name the GPU with --arch; to run the wheel here, mend the driver.",
+        )
+        return
+    newest = _runs(gpus[0][0])
+    names = ", ".join(f"{name} ({cap})" for _, name, cap in gpus)
+    yield Check(
+        name="driver",
+        verdict="good" if newest else "warning",
+        found=f"{gpus[0][0]}, runs CUDA {newest or 'older than 11'}; {names}",
+        cure="" if newest else "Install a newer driver to run the wheel here.",
+    )
+
+
+def driver_for(cuda: str, environ: Mapping[str, str]) -> Iterator[Check]:
+    """Whether the driver of this machine, if it has one, runs what is compiled with a CUDA version."""
+    gpus, _ = _gpus(environ)
+    major = cuda.split(".")[0]
+    if gpus and _runs(gpus[0][0]) < int(major):
+        yield Check(
+            name="driver",
+            verdict="warning",
+            found=f"driver {gpus[0][0]} does not run programs of CUDA {cuda}: the wheel is for another machine",
+            cure=f"Install driver {compatibility().drivers.get(major, '')} or newer to run it here, or build with "
+            "an older toolkit (--cuda-home).",
+        )
+
+
+def _runs(version: str) -> int:
+    """The newest CUDA major version that a driver runs; 0 for none."""
+    number = version.split(".")[0]
+    known = compatibility().drivers.items()
+    return max((int(m) for m, oldest in known if number.isdigit() and int(number) >= int(oldest)), default=0)
+
+
+def _gpus(environ: Mapping[str, str]) -> tuple[list[list[str]] | None, str]:
+    """Driver version, name and compute capability of each GPU (None: no driver), and what was said."""
+    tool = shutil.which("nvidia-smi", path=environ.get("PATH"))
+    if tool is None:
+        return None, ""
     query = "--query-gpu=driver_version,name,compute_cap"
     try:
         run = subprocess.run(
@@ -40,30 +85,10 @@ def driver(environ: Mapping[str, str]) -> Iterator[Check]:
             timeout=_SECONDS,
             check=False,
         )
-        rows = [[word.strip() for word in line.split(",")] for line in run.stdout.splitlines()]
-        said = (run.stderr or run.stdout).strip()
     except (OSError, subprocess.TimeoutExpired) as problem:
-        rows, said = [], str(problem)
-    gpus = [row for row in rows if len(row) == 3]
-    if not gpus:
-        yield Check(
-            name="driver",
-            verdict="warning",
-            found=f"nvidia-smi does not answer ({said[:160]})",
-            cure="Name the GPU with --arch; to run the wheel here, mend the driver.",
-        )
-        return
-    version = gpus[0][0]
-    number = int(version.split(".")[0]) if version.split(".")[0].isdigit() else 0
-    runs = [major for major, oldest in compatibility().drivers.items() if number >= int(oldest)]
-    newest = max(runs, key=int, default="")
-    names = ", ".join(f"{name} ({cap})" for _, name, cap in gpus)
-    yield Check(
-        name="driver",
-        verdict="good" if newest else "warning",
-        found=f"{version}, runs CUDA {newest or 'older than 11'}; {names}",
-        cure="" if newest else "Install a newer driver to run the wheel here.",
-    )
+        return [], str(problem)
+    rows = [[word.strip() for word in line.split(",")] for line in run.stdout.splitlines()]
+    return [row for row in rows if len(row) == 3], (run.stderr or run.stdout).strip()
 
 
 def memory(environ: Mapping[str, str]) -> Iterator[Check]:
@@ -116,7 +141,7 @@ def disks(settings: Settings, cache: Cache) -> Iterator[Check]:
 def caches(cache: Cache) -> Iterator[Check]:
     """What is kept already: each of these need not be fetched or made again."""
     counts = {
-        "wheels": _count(cache.store),
+        "wheels": len(list(Store(cache.store).entries())),
         "toolkits": _count(cache.toolkits),
         "environments": _count(cache.environments),
         "downloads": _count(cache.downloads / "sha256"),
