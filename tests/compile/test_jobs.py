@@ -113,4 +113,6 @@ def test_every_thread_of_nvcc_needs_its_memory(tmp_path: Path) -> None:
 def test_memory_for_all_jobs(tmp_path: Path) -> None:
     root = machine(tmp_path, {"proc/meminfo": f"MemAvailable: {21 * GIB // 1024} kB\n"})
     assert memory_for_jobs(root) == 20 * GIB
+    machine(tmp_path, {"proc/meminfo": f"MemAvailable: {2 * GIB // 1024} kB\n"})
+    assert memory_for_jobs(root) == 3 * GIB // 2
     assert memory_for_jobs(tmp_path / "nowhere") is None

@@ -9,8 +9,10 @@ import pytest
 from vllm_builder.errors import SettingsError, SourceError
 from vllm_builder.stages.patch import PatchSelection, apply
 from vllm_builder.stages.plan.extensions import (
+    LeftOut,
     can_run,
     dead_extensions,
+    extensions_left_out,
     leave_out_steps,
     listed,
     not_chosen,
@@ -98,3 +100,23 @@ def test_the_steps_apply_to_a_tree(tmp_path: Path) -> None:
     dead = dead_extensions(names, "0.8.5", ("7.0",))
     apply(PatchSelection(steps=leave_out_steps(names, dead, "dead-extensions")), tmp_path)
     assert listed(tmp_path) == ("_moe_C", "_flashmla_C", "_C")
+
+
+def test_what_the_plan_decides_and_tells(tmp_path: Path) -> None:
+    lines = "".join(f'ext_modules.append(CMakeExtension(name="vllm.{name}"))\n' for name in NAMES)
+    (tmp_path / "setup.py").write_text(lines)
+
+    def decide(*archs: str, chosen: tuple[str, ...] = (), keep: bool = False) -> LeftOut:
+        return extensions_left_out(tmp_path, "0.9.2", archs, chosen=chosen, keep_dead=keep)
+
+    dead = decide("10.0")
+    assert list(dead.reasons) == ["_vllm_fa3_C"]
+    assert len(dead.steps) == 1
+    assert dead.told[0][:2] == ("left out", "_vllm_fa3_C")
+    kept = decide("10.0", keep=True)
+    assert (kept.reasons, kept.steps) == ({}, ())
+    assert "--keep-dead" in kept.told[0][2]
+    assert decide("9.0a") == decide() == LeftOut()
+    part = decide("10.0", chosen=("_C",))
+    assert sorted(part.reasons) == sorted(set(NAMES) - {"_C"})
+    assert "not stored" in part.told[0][2]

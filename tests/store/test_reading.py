@@ -286,3 +286,10 @@ def test_strangers_in_the_folder_do_no_harm(store: Store, put: Put) -> None:
     assert store.get(digest_of("a file")) is None
     assert store.verify().ok
     assert store.prune().removed == ()
+
+
+def test_a_wheel_with_chosen_extensions_only_is_never_stored(store: Store, tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path, b"a part")
+    with pytest.raises(StoreError, match="chosen extensions"):
+        store.add("a" * 64, wheel, make_record("a" * 64, wheel, extensions=("_C",)))
+    assert store.get("a" * 64) is None

@@ -104,10 +104,11 @@ def compile_wheel(
                 _forget_configuration(tree)
             if found.kind != "killed" or jobs == 1:
                 raise diagnose.to_error(found, log, jobs=jobs)
-            attempts.append(Attempt(jobs=jobs, reason=found.cause, unit=found.unit))
+            unit = found.unit.removeprefix(f"{tree}/")
+            attempts.append(Attempt(jobs=jobs, reason=found.cause, unit=unit))
             # ninja counts an edge that failed as finished too, but does not record it.
             units += max(0, ninja.finished_edges(ninja.logs(tree)) - before)
-            emit(_note(_again(found, jobs), "warning"))
+            emit(_note(_again(unit, jobs), "warning"))
             _sweep(fresh, tree)
 
         wheel = _only_wheel(fresh, spec)
@@ -137,10 +138,10 @@ def compile_wheel(
     )
 
 
-def _again(found: diagnose.Diagnosis, jobs: int) -> str:
-    unit = f" while compiling {found.unit}" if found.unit else ""
+def _again(unit: str, jobs: int) -> str:
+    where = f" while compiling {unit}" if unit else ""
     return (
-        f"A compiler was killed for memory{unit}, with {jobs} jobs: going on in the same tree with {jobs // 2}. "
+        f"A compiler was killed for memory{where}, with {jobs} jobs: going on in the same tree with {jobs // 2}. "
         "What is compiled stays."
     )
 

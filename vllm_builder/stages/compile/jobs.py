@@ -14,6 +14,7 @@ from vllm_builder.stages.compile.schedule import UNITS
 
 GIB = 1 << 30
 _RESERVE = GIB
+_RESERVED_SHARE = 0.25
 _FEW = 8
 
 
@@ -54,7 +55,7 @@ def auto_jobs(
         limits.append((max(1, int(quota)), f"a CPU quota of {quota:g}"))
     per_job, how = _per_job(device, nvcc_threads, peaks)
     for free, whose in _free_memory(root):
-        fitting = max(1, (free - _RESERVE) // per_job)
+        fitting = max(1, _less_reserve(free) // per_job)
         limits.append(
             (fitting, f"{free / GIB:.1f} GiB of memory free {whose} at {per_job / GIB:.3g} GiB a job{how}")
         )
@@ -63,9 +64,14 @@ def auto_jobs(
 
 
 def memory_for_jobs(root: Path) -> int | None:
-    """Bytes that all compilers together may use now: what is free, less 1 GiB; None where nothing says it."""
+    """Bytes that all compilers together may use now: what is free, less 1 GiB (a quarter at most); None where nothing says it."""
     free = [amount for amount, _ in _free_memory(root)]
-    return max(0, min(free) - _RESERVE) if free else None
+    return _less_reserve(min(free)) if free else None
+
+
+def _less_reserve(free: int) -> int:
+    # A small container must not be left with nothing.
+    return free - min(_RESERVE, int(free * _RESERVED_SHARE))
 
 
 def _per_job(device: Device, threads: int, peaks: Collection[int]) -> tuple[int, str]:

@@ -241,6 +241,7 @@ def arranged(arguments: list[str], settings: Mapping[str, Any]) -> list[str]:
         Path(temporary).replace(file)
     if schedule.depth:
         heavy = sum(u.peak > schedule.limit for u in counted)
+        # Without light units the limit is 0, and the line is about all of them.
         say(
             f"{heavy} of {len(counted)} units need over {schedule.limit / GIB:.2f} GiB: {schedule.depth} at once"
         )

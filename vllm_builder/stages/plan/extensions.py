@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from packaging.version import Version
@@ -13,6 +14,52 @@ from vllm_builder.stages.plan.compatibility import compatibility
 
 # They are part of every CUDA build, so what CMake installs beside a module that is left out goes to one of them.
 _ALWAYS = ("_C_stable_libtorch", "_C")
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Extension modules that a build leaves out on purpose."""
+
+    reasons: dict[str, str] = field(default_factory=dict)
+    """Name -> reason."""
+    steps: tuple[Step, ...] = ()
+    """The patch operations that do it."""
+    told: tuple[tuple[str, str, str], ...] = ()
+    """Lines of the plan: what, value, because of."""
+
+
+def extensions_left_out(
+    folder: Path, release: str, archs: tuple[str, ...], *, chosen: tuple[str, ...], keep_dead: bool
+) -> LeftOut:
+    """Decide which extension modules of a release are not built.
+
+    Args:
+        folder: holds the release's setup.py.
+        release: its version.
+        archs: GPUs, as TORCH_CUDA_ARCH_LIST spells them; empty for a device without.
+        chosen: ``--extensions``; empty for all.
+        keep_dead: ``--keep-dead``.
+
+    Raises:
+        SettingsError, SourceError, PatchFailed
+    """
+    if not archs and not chosen:
+        return LeftOut()
+    names = listed(folder)
+    if chosen:
+        without = not_chosen(names, chosen)
+        told = (
+            ("extensions", ", ".join(chosen), "--extensions; for development, so the wheel is not stored"),
+        )
+        return LeftOut(without, leave_out_steps(names, without, "chosen-extensions"), told)
+    dead = dead_extensions(names, release, archs)
+    if keep_dead:
+        return LeftOut(told=tuple(("kept", name, f"--keep-dead; it {why}") for name, why in dead.items()))
+    return LeftOut(
+        dead,
+        leave_out_steps(names, dead, "dead-extensions"),
+        tuple(("left out", name, f"it {why} (--keep-dead compiles it)") for name, why in dead.items()),
+    )
 
 
 def listed(folder: Path) -> tuple[str, ...]:

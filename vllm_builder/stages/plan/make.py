@@ -24,9 +24,10 @@ from vllm_builder.stages.compile.model import Compiler, CompilerCache, CompileSp
 from vllm_builder.stages.environment.interpreter import find_interpreter, torch_in
 from vllm_builder.stages.environment.lock import locked_version
 from vllm_builder.stages.environment.model import Interpreter
-from vllm_builder.stages.patch.operations import PatchSelection, Step
+from vllm_builder.stages.patch.operations import PatchSelection
 from vllm_builder.stages.plan.archs import parse_archs
 from vllm_builder.stages.plan.cuda import CudaPlanner, torch_to_ask
+from vllm_builder.stages.plan.extensions import extensions_left_out
 from vllm_builder.stages.plan.model import Decision, Plan, Recipe
 from vllm_builder.stages.plan.release import Release
 from vllm_builder.stages.plan.requires import build_requirements
@@ -164,32 +165,6 @@ class _Maker:
             environ=self.environ,
             memo=self.memo,
         )
-
-    # -- extensions ---------------------------------------------------------------------------
-    def extensions(
-        self, folder: Path, release: str, archs: tuple[str, ...]
-    ) -> tuple[dict[str, str], tuple[Step, ...]]:
-        """The extension modules that are left out, with reasons, and the patch operations that do it."""
-        from vllm_builder.stages.plan.extensions import dead_extensions, leave_out_steps, listed, not_chosen
-
-        chosen = self.settings.extensions
-        if not archs and not chosen:
-            return {}, ()
-        names = listed(folder)
-        without = not_chosen(names, chosen) if chosen else {}
-        steps = leave_out_steps(names, without, "chosen-extensions")
-        if chosen:
-            self.say("extensions", ", ".join(chosen), f"{self.origin('extensions')}; the wheel is not stored")
-        elif dead := dead_extensions(names, release, archs):
-            for name, reason in dead.items():
-                if self.settings.keep_dead:
-                    self.say("dead extension", f"{name} kept", f"{self.origin('keep_dead')}; it {reason}")
-                else:
-                    self.say("left out", name, f"it {reason} (--keep-dead compiles it all the same)")
-            if not self.settings.keep_dead:
-                without = dead
-                steps = leave_out_steps(names, without, "dead-extensions")
-        return without, steps
 
     # -- jobs and cache -----------------------------------------------------------------------
     def with_jobs(self, spec: CompileSpec) -> CompileSpec:
@@ -367,8 +342,12 @@ def _make(maker: _Maker) -> Plan:
             "patch set", name, f"{count} operation{'s' if count != 1 else ''} for this release and device"
         )
 
-    without, steps = maker.extensions(folder, pin.release, archs)
-    selection = selection.model_copy(update={"steps": (*selection.steps, *steps)})
+    left_out = extensions_left_out(
+        folder, pin.release, archs, chosen=settings.extensions, keep_dead=settings.keep_dead
+    )
+    for line in left_out.told:
+        maker.say(*line)
+    selection = selection.model_copy(update={"steps": (*selection.steps, *left_out.steps)})
 
     local = f"cu{toolkit.version.replace('.', '')}" if toolkit else device
     limited_api, why = limited_api_for(folder, device, python_tag=interpreter.tag)
@@ -388,7 +367,7 @@ def _make(maker: _Maker) -> Plan:
         variables=maker.variables(release, device),
         cuda_home=toolkit.home if toolkit else None,
         extensions=settings.extensions,
-        without=without,
+        without=left_out.reasons,
         learned_dir=str(maker.cache.units),
         nvcc_threads=settings.nvcc_threads,
         compiler_cache=compiler_cache,
