@@ -102,7 +102,9 @@ class ExternalMirror(Mirror):
         super().__init__(location(source, url), cache, emit)
         key = repository_key(url)
         words = re.sub(r"[^a-z0-9]+", "-", key).strip("-")[-40:]
-        self.content = cache.git / f"external-{words}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.git"
+        self.content = (
+            cache.git.absolute() / f"external-{words}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.git"
+        )
         self.declared = url
 
     @property

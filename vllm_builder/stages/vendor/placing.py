@@ -71,6 +71,7 @@ def fetch_externals(
         OfflineMissing, VendorError, SourceError, HostileArchive, NoSpace, NotWritable
     """
     started = time.monotonic()
+    tree = tree.absolute()  # git changes folders
     emit(StageStarted(stage="vendor", title="External sources"))
     todo = []
     for one in lock.externals:
