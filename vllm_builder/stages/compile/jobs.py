@@ -66,7 +66,7 @@ def auto_jobs(
 def memory_for_jobs(root: Path) -> int | None:
     """Bytes that all compilers together may use now: what is free, less 1 GiB (a quarter at most).
 
-    None where nothing says it.
+    None where nothing says how much is free.
     """
     free = [amount for amount, _ in _free_memory(root)]
     return _less_reserve(min(free)) if free else None
