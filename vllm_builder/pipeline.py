@@ -25,8 +25,8 @@ from vllm_builder.stages.plan.model import Plan
 from vllm_builder.stages.source.model import SourceRequest
 from vllm_builder.stages.store import CompileFacts, Record, Store, WheelFile, deliver, now
 
-_SMALLEST_FREE = 2 << 30
-"""Bytes below which a build is not begun: a tree, an environment and objects need more than this."""
+_SMALLEST_FREE = {"empty": 150 << 20, "cpu": 300 << 20, "cuda": 4 << 30}
+"""Bytes below which a build is not begun: a tree and its objects need more than this."""
 
 
 class BuildResult(Model):
@@ -164,7 +164,7 @@ def _build(
     from vllm_builder.stages.compile import compile_wheel
     from vllm_builder.stages.environment import prepare
 
-    _room(workspace.root)
+    _room(workspace.root, _SMALLEST_FREE[plan.device])
     steps = _Steps(emit)
     tree = workspace.tree(plan.digest)
     done = tree.with_name(f"{tree.name}.built")
@@ -283,14 +283,14 @@ def _tree_lock(tree: Path, emit: Emit) -> Iterator[None]:
         lock.release()
 
 
-def _room(folder: Path) -> None:
+def _room(folder: Path, needed: int) -> None:
     import shutil
 
     free = shutil.disk_usage(folder).free
-    if free < _SMALLEST_FREE:
+    if free < needed:
         raise NoSpace(
             f"Only {free / 1e9:.1f} GB are free in {folder}.",
-            why=f"A build needs at least {_SMALLEST_FREE / 1e9:.1f} GB for its tree and objects.",
+            why=f"A build needs at least {needed / 1e9:.1f} GB for its tree and objects.",
             next="Free some space (`vllm-builder cache prune`), or point --workspace at a larger disk.",
         )
 

@@ -85,7 +85,7 @@ class Machine:
 
     def run(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         folders = ["--cache-dir", str(self.folder / "cache"), "--workspace", str(self.folder / "build")]
-        git = ["--git-url", str(self.folder / "no-such-repository")]
+        git = [] if "--source" in arguments else ["--source", "pypi"]
         return subprocess.run(
             [sys.executable, "-m", "vllm_builder", *arguments, *folders, *git],
             cwd=self.folder,
@@ -314,7 +314,7 @@ def test_a_compiler_too_old_for_the_release(machine: Machine) -> None:
 def test_offline_names_what_is_missing(machine: Machine) -> None:
     said = machine.fails(
         errors.OfflineMissing,
-        *("plan", "v0.9.9", "--device", "cpu", "--offline", "--source", "git"),
+        *("plan", "v0.9.9", "--device", "cpu", "--offline", "--source", "git", "--git-url", "/nowhere"),
     )
     assert "0.9.9" in said
 
@@ -323,7 +323,7 @@ def test_a_workspace_that_cannot_be_written_to(machine: Machine) -> None:
     python = _fake_torch(machine)
     run = subprocess.run(
         [sys.executable, "-m", "vllm_builder", "build", "v0.9.2", "--device", "cpu", "--python", python,
-         "--cache-dir", str(machine.folder / "cache"), "--workspace", "/proc/not-here", "--git-url", "/nowhere"],
+         "--cache-dir", str(machine.folder / "cache"), "--workspace", "/proc/not-here", "--source", "pypi"],
         cwd=machine.folder, env=machine.environ, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert run.returncode == errors.NotWritable.exit_code, run.stderr
@@ -386,3 +386,97 @@ def test_offline_names_every_package_that_is_missing(machine: Machine) -> None:
     assert "2 of" in said
     assert "wheel==" in said
     assert "cmake==" in said
+
+
+def test_a_repository_that_was_named_is_used_or_refused(machine: Machine) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "vllm_builder", "plan", "v0.9.2", "--device", "cpu", "--git-url", "/no/such/repository",
+         "--cache-dir", str(machine.folder / "cache")],
+        cwd=machine.folder, env=machine.environ, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    # The index has 0.9.2, but it is not what was asked for.
+    assert run.returncode == errors.SourceError.exit_code, run.stderr
+    assert "/no/such/repository" in run.stderr
+
+
+def test_a_variable_of_the_command_line_counts_before_the_environment(machine: Machine) -> None:
+    python = _fake_torch(machine)
+    arguments = [
+        "plan",
+        "v0.9.2",
+        "--device",
+        "cpu",
+        "--python",
+        python,
+        "--json",
+        "--variable",
+        "CXXFLAGS=-O2",
+    ]
+    document = json.loads(machine.run(*arguments, CXXFLAGS="-O1", LDFLAGS="-s").stdout)
+    variables = document["inputs"]["compile"]["variables"]
+    assert (variables["CXXFLAGS"], variables["LDFLAGS"]) == ("-O2", "-s")
+    over_file = json.loads(machine.run(*arguments[:-2], VLLM_BUILDER_VARIABLES="CXXFLAGS=-O3").stdout)
+    assert over_file["inputs"]["compile"]["variables"]["CXXFLAGS"] == "-O3"
+
+
+@pytest.mark.parametrize(
+    "name", ["VLLM_TARGET_DEVICE", "SETUPTOOLS_SCM_PRETEND_VERSION", "MAX_JOBS", "CC", "BAD NAME"]
+)
+def test_a_variable_that_the_plan_decides_is_refused(machine: Machine, name: str) -> None:
+    python = _fake_torch(machine)
+    machine.fails(
+        errors.SettingsError,
+        "plan",
+        "v0.9.2",
+        "--device",
+        "cpu",
+        "--python",
+        python,
+        "--variable",
+        f"{name}=x",
+    )
+
+
+def test_a_parameter_that_no_set_asks_for(machine: Machine) -> None:
+    said = machine.fails(
+        errors.SettingsError, "plan", "v0.9.2", "--device", "cpu", "--parameter", "index_ulr=x"
+    )
+    assert "index_url" in said
+
+
+def test_equal_versions_are_the_same_release(machine: Machine) -> None:
+    _sdist(machine.links, "0.10.0")
+    python = _fake_torch(machine)
+    document = json.loads(machine.run("plan", "0.10", "--device", "cpu", "--python", python, "--json").stdout)
+    assert document["plan"]["source"]["release"] == "0.10.0"
+
+
+def test_patch_check_says_by_its_exit_code_that_something_would_change(machine: Machine) -> None:
+    tree = machine.folder / "tree"
+    (tree / "requirements").mkdir(parents=True)
+    (tree / "pyproject.toml").write_text(PYPROJECT)
+    (tree / "requirements" / "cuda.txt").write_text("torch==2.7.0\nnumpy\n")
+    command = [
+        sys.executable,
+        "-m",
+        "vllm_builder",
+        "patch",
+        "tree",
+        "--release",
+        "0.9.2",
+        "--without-patch",
+        "cuda13",
+    ]
+    command += ["--without-patch", "existing-torch-script"]
+    codes = []
+    for further in (["--check"], [], ["--check"]):
+        run = subprocess.run(
+            [*command, *further],
+            cwd=machine.folder,
+            env=machine.environ,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        codes.append(run.returncode)
+    assert codes == [1, 0, 0], run.stdout + run.stderr

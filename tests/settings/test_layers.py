@@ -151,3 +151,9 @@ def test_the_typed_options_are_the_settings() -> None:
     from vllm_builder.settings.options import Options
 
     assert list(Options.__annotations__) == [name for name in Settings.model_fields if name != "version"]
+
+
+@pytest.mark.parametrize("key", ['device = "cpu"', 'source = "git"', 'cache-dir = "/x"'])
+def test_a_when_table_cannot_hold_what_is_needed_before_the_release_is_known(key: str) -> None:
+    with pytest.raises(RecipeError):
+        parse_choices(f'[[when]]\nreleases = ">=0.9"\n{key}\n', "recipe x")

@@ -142,15 +142,27 @@ def test_link_out_of_the_tree_is_refused(
 
 
 def test_exact_release_is_asked_once_and_a_branch_each_time(
-    git: Callable[..., SourcePin], repository: Repository
+    git: Callable[..., SourcePin], repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, branch = git("v0.9.2"), git("feature")
+    url = "https://git.invalid/vllm.git"
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.{repository.path.as_uri()}.insteadOf")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", url)
+    first, branch = git("v0.9.2", git_url=url), git("feature", git_url=url)
     repository("tag", "--force", "v0.9.2", "main")
     repository("checkout", "--quiet", "feature")
     moved = repository.commit("more")
-    assert git("v0.9.2").identity == first.identity
-    assert git("feature").identity == f"git:{moved}" != branch.identity
-    assert git("v0.9.2", refresh=True).identity == f"git:{repository('rev-parse', 'main')}"
+    assert git("v0.9.2", git_url=url).identity == first.identity
+    assert git("feature", git_url=url).identity == f"git:{moved}" != branch.identity
+    assert git("v0.9.2", git_url=url, refresh=True).identity == f"git:{repository('rev-parse', 'main')}"
+
+
+def test_a_repository_on_this_machine_is_asked_each_time(
+    git: Callable[..., SourcePin], repository: Repository
+) -> None:
+    first = git("v0.9.2")
+    repository("tag", "--force", "v0.9.2", "main")
+    assert git("v0.9.2").identity == f"git:{repository('rev-parse', 'main')}" != first.identity
 
 
 def test_offline_works_from_the_mirror_alone(

@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -280,15 +281,14 @@ def test_cmake_configures_with_no_network_and_no_variables(upstream: Upstream, t
 
 
 def test_setuptools_ships_nothing_of_the_externals(upstream: Upstream) -> None:
-    from setuptools import find_namespace_packages, find_packages
-
     fetch_externals(upstream.lock(), upstream.sources, upstream.tree, upstream.cache)
     for folder in ("vllm", "vllm/third_party", "vllm/third_party/pynvml", f"{KIT}/python"):
         (upstream.tree / folder).mkdir(exist_ok=True)
         (upstream.tree / folder / "__init__.py").touch()
-    for find in (find_packages, find_namespace_packages):
-        assert sorted(find(str(upstream.tree), include=["vllm*"])) == [
-            "vllm",
-            "vllm.third_party",
-            "vllm.third_party.pynvml",
-        ]
+    # In a process of its own: setuptools refuses to be imported where distutils is loaded already.
+    for find in ("find_packages", "find_namespace_packages"):
+        program = f"import sys, setuptools; print(sorted(setuptools.{find}(sys.argv[1], include=['vllm*'])))"
+        found = subprocess.run(
+            [sys.executable, "-c", program, str(upstream.tree)], capture_output=True, text=True, check=True
+        )
+        assert found.stdout.strip() == "['vllm', 'vllm.third_party', 'vllm.third_party.pynvml']"

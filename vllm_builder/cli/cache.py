@@ -64,7 +64,10 @@ def list_(cache_dir: str | None, json_: bool) -> None:
             r.created,
             r.wheel.filename,
         )
-    Console().print(table if entries else "The store is empty.")
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200
+    console.print(table if entries else "The store is empty.")
 
 
 @cache.command()

@@ -20,6 +20,8 @@ def show(plan: Plan, settings: Settings, cache: Cache) -> None:
     from rich.text import Text
 
     console = Console()
+    if not console.is_terminal:
+        console.width = 200
     table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     for title in ("what", "value", "because of"):
         table.add_column(title, overflow="fold")

@@ -5,6 +5,7 @@ Every resolved value remembers where it came from.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -122,7 +123,9 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
             )
         name = known[variable]
         value: Any = text.strip()
-        if name in _LISTS:
+        if name == "patches":
+            value = tuple(p for p in value.split(os.pathsep) if p)
+        elif name in _LISTS:
             value = tuple(re.split(r"[;,\s]+", value))
         elif name in _TABLES:
             value = parse_pairs(re.split(r"[;\n]+", value), variable)

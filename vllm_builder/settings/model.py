@@ -42,7 +42,7 @@ Jobs = Annotated[Literal["auto"] | int, BeforeValidator(_jobs)]
 
 
 _VERSION = re.compile(r"\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?(\.dev\d+)?(\+[A-Za-z0-9.]+)?")
-PYTORCH_INDEX = re.compile(r"cpu|cu\d{2,3}|rocm[\d.]+|xpu")
+PYTORCH_INDEX = re.compile(r"cpu|cu\d{3}|cu9\d|rocm[\d.]+|xpu")
 """The names that uv knows PyTorch's own indexes by."""
 
 

@@ -19,6 +19,9 @@ from vllm_builder.model import Model
 from vllm_builder.resources import shipped
 from vllm_builder.settings.model import HELD_BY_FILES
 
+_TOO_EARLY = frozenset({"device", "source", "git_url", "cache_dir", "offline", "workspace", "out"})
+"""Settings that are needed before the release is known, so no [[when]] table can hold them."""
+
 
 class When(Model):
     """Choices for some releases."""
@@ -104,7 +107,7 @@ def parse_choices(
                 f"{where}: releases = {releases!r} is not a PEP 440 specifier.",
                 next='Write for example releases = ">=0.9,<0.17".',
             ) from None
-        when.append(When(releases=releases, values=_values(entry, HELD_BY_FILES, where, error)))
+        when.append(When(releases=releases, values=_values(entry, HELD_BY_FILES - _TOO_EARLY, where, error)))
     values = _values(table, HELD_BY_FILES | further, origin, error)
     return Choices(origin=origin, description=description, values=values, when=tuple(when))
 

@@ -76,6 +76,14 @@ _OUTPUT = (
 )
 
 
+_COMPILERS = ("CC", "CXX", "CUDACXX", "CUDAHOSTCXX", "CUDA_HOME", "CUDA_PATH", "TORCH_CUDA_ARCH_LIST", "PATH")
+
+
+def decided_by_plan(name: str) -> bool:
+    """Whether a variable is the plan's to set, so that no value of the person's may get past it."""
+    return _matches(name, (*_THE_PLANS, *_COMPILERS))
+
+
 def output_variables(environ: Mapping[str, str]) -> dict[str, str]:
     """The variables of ``environ`` that are honoured and change what is built, for a plan to record.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -116,12 +117,17 @@ def _not_in_cache(spec: EnvironmentSpec, python: Path, environ: Mapping[str, str
     """Every package of the lock that cannot be had offline: uv itself stops at the first."""
     from vllm_builder.stages.environment.uv import run_uv
 
-    command = ["pip", "install", "--dry-run", "--python", str(python), "--no-deps"]
-    return [
-        line
-        for line in spec.lock
-        if run_uv([*command, line], environ=environ, indexes=spec.indexes, offline=True).returncode
-    ]
+    # A dry run would be content with metadata: each one is really installed, aside.
+    missing = []
+    with tempfile.TemporaryDirectory(dir=python.parent.parent) as aside:
+        command = ["pip", "install", "--python", str(python), "--no-deps"]
+        if spec.torch_backend:
+            command += ["--torch-backend", spec.torch_backend]
+        for number, line in enumerate(spec.lock):
+            target = ["--target", f"{aside}/{number}", line]
+            if run_uv([*command, *target], environ=environ, indexes=spec.indexes, offline=True).returncode:
+                missing.append(line)
+    return missing
 
 
 def _installed(root: Path) -> dict[str, str]:

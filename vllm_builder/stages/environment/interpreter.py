@@ -103,8 +103,9 @@ def find_interpreter(
         if located is None:
             raise PythonNotFound(
                 f"There is no Python {wanted} on this machine.",
-                why="uv found none on PATH, in the usual folders or among its own, and could not install one.",
-                next=f"Install Python {wanted}, or choose another with --python.",
+                why="uv found none on PATH, in the usual folders or among its own.",
+                next=f"Install Python {wanted} (`uv python install {wanted}` needs no root), or choose another with "
+                "--python.",
             )
         found = probe(located, memo)
         return _accepted(found, accepted, f"--python {wanted}"), f"--python {wanted}"
@@ -120,7 +121,7 @@ def find_interpreter(
         raise PythonNotFound(
             f"No Python on this machine is in {requires_python}, which the release requires.",
             why=f"Tried: {', '.join(tried)}.",
-            next="Install such a Python, or give one with --python.",
+            next="Install such a Python (`uv python install` needs no root), or give one with --python.",
         )
     return probe(located, memo), f"found by uv for {requires_python}; {', '.join(tried)} is not in it"
 
@@ -144,10 +145,6 @@ def _located(request: str, environ: Mapping[str, str], memo: Memo, offline: bool
 
     found = run_uv(["python", "find", "--no-project", request], environ=environ, offline=True)
     path = found.stdout.strip() if found.returncode == 0 else _with_pyenv(request, environ, memo)
-    if path is None and not offline:
-        run_uv(["python", "install", request], environ=environ)
-        found = run_uv(["python", "find", "--no-project", request], environ=environ, offline=True)
-        path = found.stdout.strip() if found.returncode == 0 else None
     if path is None:
         return None
     memo.put(question, path)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vllm_builder.cache import Cache
-from vllm_builder.errors import ArchError, ContradictionError
+from vllm_builder.errors import ArchError, ContradictionError, SettingsError, did_you_mean
 from vllm_builder.events import Emit, StageFinished, StageStarted, ignore
 from vllm_builder.indexes import Indexes, read_indexes
 from vllm_builder.memo import Memo
@@ -44,9 +45,6 @@ _CHANGES_OUTPUT = frozenset(
 _SHOWN = frozenset({"version", "device", "arch", "recipe", "variables", "jobs", "build_type", "extensions"})
 """Settings that have a line of their own in the decisions."""
 
-_DECIDED_HERE = frozenset({"VLLM_TARGET_DEVICE", "VLLM_VERSION_OVERRIDE", "VLLM_DISABLE_SCCACHE"})
-"""Variables that the plan sets itself, so a person's value does not take part."""
-
 
 def default_cache(settings: Settings) -> Cache:
     """``--cache-dir``, else the platform's folder for user caches."""
@@ -65,6 +63,9 @@ def source_request(settings: Settings, indexes: Indexes) -> SourceRequest:
         kind = settings.source  # type: ignore[assignment]  # narrowed by the test above
     else:
         kind, path = "path", Path(settings.source).expanduser().absolute()
+    if kind == "auto" and settings.git_url != Settings.model_fields["git_url"].default:
+        # A repository that was named is used or refused; the sdist of an index would be another source.
+        kind = "git"
     return SourceRequest(
         version=settings.version,
         kind=kind,
@@ -182,7 +183,7 @@ class _Maker:
         return spec.model_copy(update={"jobs": jobs, "jobs_fixed": self.settings.jobs != "auto"})
 
     def variables(self, release: Release, device: Device) -> dict[str, str]:
-        from vllm_builder.stages.compile.buildenv import output_variables
+        from vllm_builder.stages.compile.buildenv import decided_by_plan, output_variables
 
         named = release.build_variables()
         # What speaks to every compiler counts always; what only this project reads, where this release reads it.
@@ -194,17 +195,30 @@ class _Maker:
         found = {
             k: v
             for k, v in sorted(found.items())
-            if k not in _DECIDED_HERE and not k.startswith("VLLM_BUILDER_")
+            if not decided_by_plan(k) and not k.startswith("VLLM_BUILDER_")
         }
+        from_builder, _ = self.layers.environment.get("variables", ({}, ""))
+        # What was said to vllm-builder itself counts before the environment at large, and that before files.
+        named_here = {**from_builder, **self.layers.command_line.get("variables", {})}
+        for name in self.settings.variables:
+            if decided_by_plan(name) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                raise SettingsError(
+                    f"The variable {name!r} cannot be set with --variable or [variables].",
+                    why="It is no name of a variable, or the plan decides it (device, version, jobs, compilers).",
+                    next="Use the option for it: --device, --jobs, --build-type, --torch ...; compilers with CC and CXX.",
+                )
         if device == "empty":
             # Nothing is compiled, so what speaks to compilers changes nothing.
             found = {k: v for k, v in found.items() if k.startswith("VLLM_")}
-        for name, value in found.items():
-            self.say(f"variable {name}", value, "environment")
-        for name, value in self.settings.variables.items():
-            if name not in found:
-                self.say(f"variable {name}", value, self.origin("variables"))
-        return {**self.settings.variables, **found}
+        chosen = {**self.settings.variables, **found, **named_here}
+        for name, value in chosen.items():
+            if name in named_here:
+                here = name in self.layers.command_line.get("variables", {})
+                origin = "command line" if here else "VLLM_BUILDER_VARIABLES"
+            else:
+                origin = "environment" if name in found else "a file or recipe"
+            self.say(f"variable {name}", value, origin)
+        return chosen
 
 
 def driver_answers(environ: Mapping[str, str]) -> bool:
@@ -257,6 +271,13 @@ def _make(maker: _Maker) -> Plan:
     maker.resolved = layers.resolve(pin.release)
     settings = maker.settings
     sets = load((shipped("patches"), *(p.expanduser() for p in settings.patches)))
+    parameters = {name for patch_set in sets.values() for name in patch_set.parameters}
+    for name in settings.parameters:
+        if name not in parameters:
+            raise SettingsError(
+                f"No patch set asks for a parameter {name!r}{did_you_mean(name, parameters)}.",
+                next=f"Known parameters: {', '.join(sorted(parameters)) or 'none'}.",
+            )
     folder = survey(
         pin,
         maker.cache,

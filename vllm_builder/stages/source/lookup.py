@@ -232,13 +232,13 @@ def _from_index(request: SourceRequest, cache: Cache, emit: Emit) -> Answer:
             newest = max(found, key=lambda f: parse_release(f.version) or 0)
             found = [f for f in found if f.version == newest.version]
     else:
-        found = [file for file in sdists if version is not None and file.version == str(version)]
+        found = [file for file in sdists if version is not None and parse_release(file.version) == version]
     if not found:
         if problems:
             raise _Unasked("; ".join(problems))
         if version is None and wanted != "latest":
             raise _Absent(where, "an index has releases only, no branches or commits: use --source git")
-        listed = version is not None and any(file.version == str(version) for file in files)
+        listed = version is not None and any(parse_release(f.version) == version for f in files)
         why = f"{where} list it only as wheels" if listed else f"{where} do not list it"
         raise _Absent(where, why, [file.version for file in sdists if not file.yanked], has_wheels=listed)
     file = min(found, key=lambda f: (f.yanked, not f.filename.endswith(".tar.gz")))

@@ -11,12 +11,15 @@ from typing import Final
 
 from vllm_builder.cache import Cache
 from vllm_builder.errors import OfflineMissing
-from vllm_builder.events import Emit, ignore
+from vllm_builder.events import Emit, Note, ignore
 from vllm_builder.indexes import redact
 from vllm_builder.memo import Memo
 from vllm_builder.stages.source.model import SourcePin, SourceRequest
 
 _FORMAT: Final = 1
+
+FALLBACK_FOR = 86400.0
+"""Seconds for which an sdist is taken again, without asking, because git did not answer."""
 
 
 def resolve(request: SourceRequest, cache: Cache, emit: Emit = ignore) -> SourcePin:
@@ -35,13 +38,17 @@ def resolve(request: SourceRequest, cache: Cache, emit: Emit = ignore) -> Source
         return resolve_path(request, cache, emit)
     memo = Memo(cache.memo, "source")
     if not request.refresh:
-        pin = _remembered(request, memo, cache)
+        pin = _remembered(request, memo, cache, emit)
         if pin is not None:
             return pin
     from vllm_builder.stages.source.lookup import look_up
 
     pin, fixed = look_up(request, cache, emit)
-    answer = {"pin": pin.model_dump(), "fixed": fixed}
+    if pin.kind == "git" and _is_local(request.git_url):
+        fixed = False  # asking it costs milliseconds, and its tags are the person's to move
+    # The sdist in place of a git that did not answer: good for a while, not for ever.
+    fallback = request.kind == "auto" and pin.kind == "sdist"
+    answer = {"pin": pin.model_dump(), "fixed": fixed, "fallback": fallback}
     memo.put(_question(request, request.kind), answer)
     return pin
 
@@ -61,13 +68,23 @@ def _question(request: SourceRequest, kind: str) -> list[object]:
     ]
 
 
-def _remembered(request: SourceRequest, memo: Memo, cache: Cache) -> SourcePin | None:
+def _is_local(url: str) -> bool:
+    return ("://" not in url and ":" not in url.split("/")[0]) or url.startswith("file:")
+
+
+def _remembered(request: SourceRequest, memo: Memo, cache: Cache, emit: Emit) -> SourcePin | None:
     kinds = ("auto", "git", "pypi") if request.kind == "auto" and request.offline else (request.kind,)
     lost: SourcePin | None = None
     for kind in kinds:
         answer = memo.get(_question(request, kind))
         if answer is None or not (answer["fixed"] or request.offline):
             continue
+        if answer.get("fallback") and not request.offline:
+            if memo.get(_question(request, kind), max_age=FALLBACK_FOR) is None:
+                continue
+            emit(
+                Note(stage="source", message=f"Taking {answer['pin']['reason']} (--refresh asks git again).")
+            )
         pin = SourcePin.model_validate(answer["pin"])
         if not request.offline or _present(pin, cache):
             return pin.model_copy(update={"reason": f"{pin.reason} (remembered; --refresh asks again)"})

@@ -36,7 +36,8 @@ def near_releases(wanted: str, known: Iterable[str]) -> list[str]:
         releases = [release for release in releases if is_final(release)]
     below = [release for release in releases if release < version]
     above = [release for release in releases if release > version]
-    return [str(release) for release in (*reversed(below[-2:]), *above[:1])]
+    same = [release for release in releases if release == version]
+    return [str(release) for release in (*same, *reversed(below[-2:]), *above[:1])]
 
 
 def suggestion(wanted: str, known: Iterable[str]) -> str:
