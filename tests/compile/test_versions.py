@@ -286,3 +286,15 @@ def test_real_releases(
         assert Version(arrived) in {Version(f"{release}+{device}"), Version(release)}
     assert limited_api_for(root, "cpu")[0] == cpu
     assert limited_api_for(root, "cuda")[0] == cuda
+
+
+def test_the_rust_that_answers_is_named_and_a_missing_toolchain_is_none(tmp_path: Path) -> None:
+    from vllm_builder.stages.compile.rust import rust_tools
+
+    cargo = tmp_path / "cargo"
+    cargo.write_text("#!/bin/sh\necho cargo 1.95.0\n")
+    cargo.chmod(0o755)
+    assert rust_tools(tmp_path, {"PATH": str(tmp_path)}) == "cargo 1.95.0"
+    cargo.write_text("#!/bin/sh\necho no such toolchain >&2\nexit 1\n")
+    assert rust_tools(tmp_path, {"PATH": f"{tmp_path}:/bin"}) is None
+    assert rust_tools(tmp_path, {"PATH": "/nonexistent"}) is None

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import shutil
+import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +45,25 @@ def rust_parts(tree: Path) -> tuple[RustPart, ...]:
                 )
             )
     return tuple(found)
+
+
+def rust_tools(tree: Path, environ: Mapping[str, str]) -> str | None:
+    """The Rust that would build a release's Rust part, as cargo calls itself; None where there is none.
+
+    Asked in the tree's folder, so that rustup answers for the toolchain that the release names; nothing is
+    installed.
+    """
+    cargo = shutil.which("cargo", path=environ.get("PATH"))
+    if cargo is None:
+        return None
+    env = {**environ, "RUSTUP_AUTO_INSTALL": "0"}
+    try:
+        run = subprocess.run(
+            [cargo, "--version"], cwd=tree, env=env, capture_output=True, text=True, timeout=30, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return run.stdout.strip() if run.returncode == 0 else None
 
 
 def rust_left_out(tree: Path, members: frozenset[str], said: tuple[Left, ...]) -> tuple[Left, ...]:

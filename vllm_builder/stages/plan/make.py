@@ -253,6 +253,7 @@ def make_plan(
 
 def _make(maker: _Maker) -> Plan:
     from vllm_builder.stages.compile.headers import has_header
+    from vllm_builder.stages.compile.rust import rust_parts, rust_tools
     from vllm_builder.stages.compile.toolchain import check_compilers, probe_compilers
     from vllm_builder.stages.compile.versions import limited_api_for, scm_version_for
     from vllm_builder.stages.patch import load, patterns_of, select
@@ -373,6 +374,11 @@ def _make(maker: _Maker) -> Plan:
     local = f"cu{toolkit.version.replace('.', '')}" if toolkit else device
     limited_api, why = limited_api_for(folder, device, python_tag=interpreter.tag)
     pure = device == "empty" and limited_api is None and not why
+    rust = None
+    if parts := rust_parts(folder):
+        rust = rust_tools(folder, environ) or "absent"
+        named = ", ".join(part.target for part in parts)
+        maker.say("Rust part", f"left out: {named}" if rust == "absent" else named, f"Rust toolchain: {rust}")
     maker.say(
         "Python ABI", limited_api or ("none" if pure else interpreter.tag), why or "no compiled extension"
     )
@@ -411,6 +417,7 @@ def _make(maker: _Maker) -> Plan:
         patches=selection,
         torch=None if device == "empty" else torch,
         toolkit=toolkit,
+        rust=rust,
         python_abi=None if limited_api or pure else interpreter.tag,
         platform=f"{platform.system().lower()}-{platform.machine()}",
         compile=compile_spec,

@@ -50,6 +50,8 @@ class Plan(Model):
     torch: Torch | None = None
     """None for the device ``empty``, whose wheel does not depend on torch."""
     toolkit: Toolkit | None = None
+    rust: str | None = None
+    """``cargo 1.95.0 (...)`` or ``absent`` where a release has an optional Rust part; None where it has none."""
     python_abi: str | None = None
     """``cp311``; None where the wheel serves every Python."""
     platform: str
