@@ -480,3 +480,15 @@ def test_patch_check_says_by_its_exit_code_that_something_would_change(machine: 
         )
         codes.append(run.returncode)
     assert codes == [1, 0, 0], run.stdout + run.stderr
+
+
+def test_arguments_of_the_compiler_are_part_of_the_digest_and_credentials_are_not_shown(
+    machine: Machine,
+) -> None:
+    python = _fake_torch(machine)
+    arguments = ["plan", "v0.9.2", "--device", "cpu", "--python", python, "--json"]
+    arguments += ["--torch-index", "https://someone:sekrit@torch.invalid/whl"]
+    first, second = (machine.run(*arguments, CXX=cxx, CC="gcc") for cxx in ("g++", "g++ -O0 -g"))
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert json.loads(first.stdout)["digest"] != json.loads(second.stdout)["digest"]
+    assert "sekrit" not in first.stdout + first.stderr

@@ -27,7 +27,7 @@ _FOREIGN_PYTHON = (
 _BYTECODE = ("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
 
 # They move what `cmake --install` writes, or localise the messages that are searched for errors.
-_HARMFUL = ("DESTDIR", "LANGUAGE", "LANG", "LC_*")
+_HARMFUL = ("DIST_EXTRA_CONFIG", "DESTDIR", "LANGUAGE", "LANG", "LC_*")
 
 # Variables that decide the version or the contents, which are the plan's to decide.
 _THE_PLANS = (

@@ -21,6 +21,8 @@ class Compiler(Model):
     version: str
     target: str
     path: Free[str]
+    arguments: tuple[str, ...] = ()
+    """Arguments that CC or CXX hold besides the compiler: they change what comes out."""
 
 
 class CompileSpec(Model):

@@ -265,6 +265,7 @@ def _identify(language: Language, command: list[str], env: Mapping[str, str]) ->
                     version=".".join(numbers),
                     target=target[1],
                     path=path,
+                    arguments=tuple(command[1:]),
                 )
     raise _broken(path, done)
 

@@ -48,8 +48,8 @@ def prepare(
     root = make_dir(folder) / environment_key(spec)
     with os_errors(f"locking {root}"), FileLock(f"{root}.lock"):
         ready = root / _READY
-        if ready.is_file() and (root / "bin" / "python").exists():
-            packages = json.loads(ready.read_text())
+        packages = _read_ready(ready) if (root / "bin" / "python").exists() else None
+        if packages is not None:
             emit(
                 Note(
                     stage="environment",
@@ -111,6 +111,15 @@ def _install(
         site = next((root / "lib").glob("python*/site-packages"))
         write_atomic(site / _OVERLAY, "".join(f"{p}\n" for p in spec.overlay))
     return _installed(root)
+
+
+def _read_ready(path: Path) -> dict[str, str] | None:
+    """The packages of an environment that is whole; None where the file cannot be read."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _not_in_cache(spec: EnvironmentSpec, python: Path, environ: Mapping[str, str]) -> list[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from vllm_builder.cache import Cache
 from vllm_builder.errors import ArchError, ContradictionError, SettingsError, did_you_mean
 from vllm_builder.events import Emit, StageFinished, StageStarted, ignore
-from vllm_builder.indexes import Indexes, read_indexes
+from vllm_builder.indexes import Indexes, read_indexes, redact
 from vllm_builder.memo import Memo
 from vllm_builder.resources import shipped
 from vllm_builder.settings.layers import Layers, Resolved, add_device_recipe
@@ -37,7 +37,7 @@ from vllm_builder.stages.source.model import SourceKind, SourcePin, SourceReques
 from vllm_builder.stages.toolkit.model import Toolkit
 
 _CHANGES_OUTPUT = frozenset(
-    {"device", "arch", "torch", "torch_index", "python", "build_type", "parameters", "variables"}
+    {"device", "arch", "torch", "build_type", "parameters", "variables"}
     | {"with_patch", "without_patch", "keep_dead", "extensions"}
 )
 """Settings of a recipe that take part in the digest; jobs and folders do not."""
@@ -95,7 +95,7 @@ class _Maker:
         return self.resolved.settings
 
     def say(self, what: str, value: object, origin: str) -> None:
-        self.decisions.append(Decision(what=what, value=str(value), origin=origin))
+        self.decisions.append(Decision(what=what, value=redact(str(value)), origin=redact(origin)))
 
     def origin(self, name: str) -> str:
         return self.resolved.origins[name]

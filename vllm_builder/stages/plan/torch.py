@@ -192,7 +192,7 @@ def _lock_with_fallbacks(
             found = lock(requirement, index)
         except BuilderError as problem:
             first_error = first_error or problem
-            if attempt == "pytorch":
+            if attempt == "pytorch" and any("error sending request" in line for line in problem.details):
                 memo.put(["pytorch index unreachable"], True)
             continue
         if device == "cuda" or cuda_of(locked_version(found, "torch") or "", found) is None:
