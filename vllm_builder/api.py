@@ -70,6 +70,7 @@ def obey(
         out=settings.out.expanduser().absolute() if settings.out else None,
         environ=environ,
         request=source_request(settings, made.environment.indexes),
+        externals=settings.externals,
         offline=settings.offline,
         force=settings.force,
         emit=emit,

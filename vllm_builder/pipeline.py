@@ -24,6 +24,7 @@ from vllm_builder.model import Model
 from vllm_builder.stages.plan.model import Plan
 from vllm_builder.stages.source.model import SourceRequest
 from vllm_builder.stages.store import CompileFacts, Record, Store, WheelFile, deliver, now
+from vllm_builder.stages.vendor.model import Sources
 
 _SMALLEST_FREE = {"empty": 150 << 20, "cpu": 300 << 20, "cuda": 4 << 30}
 """Bytes below which a build is not begun: a tree and its objects need more than this."""
@@ -64,6 +65,7 @@ def prepare_tree(
     cache: Cache,
     *,
     request: SourceRequest | None = None,
+    externals: Sources | None = None,
     offline: bool = False,
     emit: Emit = ignore,
 ) -> dict[str, object]:
@@ -88,6 +90,10 @@ def prepare_tree(
         make_dir(tree.parent)
         fetch(plan.source, tree, cache, emit, offline=offline, request=request)
         steps.summary = f"{plan.source.kind} {plan.source.name}"
+    if plan.externals is not None:
+        from vllm_builder.stages.vendor import fetch_externals
+
+        fetch_externals(plan.externals, externals or {}, tree, cache, emit, offline=offline)
     report = apply(plan.patches, tree, emit=emit).model_dump(mode="json")
     write_atomic(ready, json.dumps({"digest": plan.digest, "patch_report": report}, indent=1))
     return report
@@ -113,13 +119,15 @@ def run(
     out: Path | None = None,
     environ: Mapping[str, str] | None = None,
     request: SourceRequest | None = None,
+    externals: Sources | None = None,
     offline: bool = False,
     force: bool = False,
     emit: Emit = ignore,
 ) -> BuildResult:
     """Obey a plan: from the store if the wheel is there and intact, else build it.
 
-    ``request`` is where the plan's source came from; it carries the credentials that a plan never holds.
+    ``request`` is where the plan's source came from, ``externals`` where those of its external sources are to be
+    had; they carry the credentials that a plan never holds.
 
     Two builders of the same plan at once compile once: the second waits and finds the wheel.
 
@@ -136,14 +144,14 @@ def run(
     make_dir(workspace.root)
     if plan.compile.extensions:
         with _tree_lock(workspace.tree(plan.digest), emit):
-            record, built = _build(plan, cache, workspace, environ, request, offline, force, emit)
+            record, built = _build(plan, cache, workspace, environ, request, externals, offline, force, emit)
             return _result(plan, _hand_over_part(built, record, out, emit), record, False, started)
     with store.lock(plan.digest, emit=emit):
         if not force and (entry := store.get(plan.digest, emit=emit)) is not None:
             wheel = deliver(entry, out, emit=emit)
             return _result(plan, wheel, entry.record, True, started)
         with _tree_lock(workspace.tree(plan.digest), emit):
-            record, built = _build(plan, cache, workspace, environ, request, offline, force, emit)
+            record, built = _build(plan, cache, workspace, environ, request, externals, offline, force, emit)
         entry = store.add(plan.digest, built, record, force=force, emit=emit)
         # The store has it; what compile handed over has served.
         remove_tree(built.parent)
@@ -157,6 +165,7 @@ def _build(
     workspace: Workspace,
     environ: Mapping[str, str],
     request: SourceRequest | None,
+    externals: Sources | None,
     offline: bool,
     force: bool,
     emit: Emit,
@@ -173,7 +182,7 @@ def _build(
         remove_tree(tree)
         done.unlink()
     started = time.monotonic()
-    report = prepare_tree(plan, tree, cache, request=request, offline=offline, emit=emit)
+    report = prepare_tree(plan, tree, cache, request=request, externals=externals, offline=offline, emit=emit)
     steps.seconds["tree"] = round(time.monotonic() - started, 3)
     if plan.toolkit is not None and plan.toolkit.spec is not None:
         from vllm_builder.stages.toolkit import assemble

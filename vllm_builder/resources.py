@@ -8,7 +8,7 @@ _PACKAGE = Path(__file__).parent
 
 
 def shipped(kind: str) -> Path:
-    """The folder of shipped ``"patches"`` or ``"recipes"``."""
+    """The folder of shipped ``"patches"``, ``"recipes"`` or ``"locks"``."""
     installed = _PACKAGE / "_data" / kind
     return installed if installed.is_dir() else _PACKAGE.parent / kind
 

@@ -134,6 +134,11 @@ class Settings(Model):
         description="Where an external source comes from, as NAME=REPOSITORY; the settings file also takes "
         "path and archive in [externals.NAME] (may be repeated)",
     )
+    lock_file: Path | None = Field(
+        None,
+        description="Lock file of the external sources (default: locks/vllm-VERSION.toml, else the shipped one, else "
+        "their repositories are asked)",
+    )
     variables: dict[str, str] = Field(
         {}, description="Environment variables for the release's setup.py, as NAME=VALUE"
     )

@@ -34,6 +34,7 @@ class Options(TypedDict, total=False):
     without_patch: Sequence[str]
     parameters: dict[str, str]
     externals: Mapping[str, ExternalSource | str]
+    lock_file: Path | str | None
     variables: dict[str, str]
     workspace: Path | str
     out: Path | str | None

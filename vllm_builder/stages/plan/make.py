@@ -29,6 +29,7 @@ from vllm_builder.stages.patch.operations import PatchSelection
 from vllm_builder.stages.plan.archs import parse_archs
 from vllm_builder.stages.plan.cuda import CudaPlanner, torch_to_ask
 from vllm_builder.stages.plan.extensions import extensions_left_out
+from vllm_builder.stages.plan.externals import folder_variables, plan_externals
 from vllm_builder.stages.plan.model import Decision, Plan, Recipe
 from vllm_builder.stages.plan.release import Release
 from vllm_builder.stages.plan.requires import build_requirements
@@ -369,7 +370,21 @@ def _make(maker: _Maker) -> Plan:
     )
     for line in left_out.told:
         maker.say(*line)
-    selection = selection.model_copy(update={"steps": (*selection.steps, *left_out.steps)})
+    variables = maker.variables(release, device)
+    externals = plan_externals(
+        folder,
+        pin.release,
+        device=device,
+        settings=settings,
+        cache=maker.cache,
+        cuda=toolkit.version if toolkit else None,
+        archs=archs,
+        variables=variables,
+        emit=maker.emit,
+    )
+    for line in externals.told:
+        maker.say(*line)
+    selection = selection.model_copy(update={"steps": (*selection.steps, *left_out.steps, *externals.steps)})
 
     local = f"cu{toolkit.version.replace('.', '')}" if toolkit else device
     limited_api, why = limited_api_for(folder, device, python_tag=interpreter.tag)
@@ -391,7 +406,7 @@ def _make(maker: _Maker) -> Plan:
         scm_version=scm_version_for(folder, pin.release, device, local, toolkit.version if toolkit else None),
         limited_api=limited_api,
         compilers=compilers,
-        variables=maker.variables(release, device),
+        variables=variables,
         cuda_home=toolkit.home if toolkit else None,
         extensions=settings.extensions,
         without=left_out.reasons,
@@ -414,6 +429,8 @@ def _make(maker: _Maker) -> Plan:
         source=pin,
         device=device,
         recipe=recipe,
+        externals=externals.lock,
+        folders=folder_variables(variables),
         patches=selection,
         torch=None if device == "empty" else torch,
         toolkit=toolkit,

@@ -15,6 +15,7 @@ from vllm_builder.stages.environment.model import EnvironmentSpec, Torch
 from vllm_builder.stages.patch.operations import PatchSelection
 from vllm_builder.stages.source.model import SourcePin
 from vllm_builder.stages.toolkit.model import Toolkit
+from vllm_builder.stages.vendor.model import Lock
 
 
 class Decision(Model):
@@ -46,6 +47,10 @@ class Plan(Model):
     source: SourcePin
     device: Device
     recipe: Recipe | None = None
+    externals: Lock | None = None
+    """The external sources that CMake fetches, by content; None where it fetches none."""
+    folders: dict[str, str] = {}
+    """Content hashes of the folders that variables of the release name (``VLLM_CUTLASS_SRC_DIR``)."""
     patches: PatchSelection
     torch: Torch | None = None
     """None for the device ``empty``, whose wheel does not depend on torch."""

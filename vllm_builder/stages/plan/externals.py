@@ -1,0 +1,198 @@
+"""Which external sources a build needs, and what exactly they are."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vllm_builder.cache import Cache
+from vllm_builder.errors import OfflineMissing, VendorError
+from vllm_builder.events import Emit, Note, ignore
+from vllm_builder.memo import Memo
+from vllm_builder.resources import shipped
+from vllm_builder.settings.model import Settings
+from vllm_builder.stages.patch.operations import Step
+from vllm_builder.stages.vendor import cmake_files, discover, lock, patch_steps, read_lock
+from vllm_builder.stages.vendor.locking import check
+from vllm_builder.stages.vendor.mirrors import how_to_supply
+from vllm_builder.stages.vendor.model import External, Lock, LockedExternal
+
+
+@dataclass(frozen=True, slots=True)
+class Externals:
+    """What the plan says of them."""
+
+    lock: Lock | None = None
+    steps: tuple[Step, ...] = ()
+    """The patch operations after which CMake takes them from the tree."""
+    told: tuple[tuple[str, str, str], ...] = ()
+    """Lines of the plan: what, value, because of."""
+
+
+def plan_externals(
+    folder: Path,
+    release: str,
+    *,
+    device: str,
+    settings: Settings,
+    cache: Cache,
+    cuda: str | None = None,
+    archs: tuple[str, ...] = (),
+    variables: Mapping[str, str] = {},  # never changed
+    emit: Emit = ignore,
+) -> Externals:
+    """Find the externals that a build fetches and lock them.
+
+    The lock is taken from ``--lock-file``, else from ``locks/vllm-VERSION.toml`` of the current folder, else from
+    the one that is shipped; what none of them has is asked of the repositories, and the answer is remembered.
+
+    Args:
+        folder: the release's tree, or a survey of it.
+        variables: environment variables that the build will have.
+
+    Raises:
+        VendorError: the lock file does not fit the release, or a repository cannot be reached.
+        OfflineMissing: a repository would have to be asked, and ``--offline`` forbids it.
+    """
+    if device == "empty":
+        return Externals()
+    found = find_externals(folder, device=device, cuda=cuda, archs=archs, variables=variables)
+    wanted = [one for one in found if one.needed != "no"]
+    if not wanted:
+        return Externals()
+    path, own = lock_file(settings, release)
+    known = _of_release(path, release) if path else None
+    picked = {key(one): one for one in known.externals} if known else {}
+    unknown = [one for one in wanted if key(one) not in picked]
+    if unknown and own:
+        assert known is not None
+        raise VendorError(
+            f"{path} does not fit this build.",
+            details=[line for line in check(known, wanted) if "does not need it" not in line],
+            next="Write it anew with vllm-builder vendor VERSION --lock, or leave --lock-file out.",
+        )
+    asked = _ask(unknown, folder, release, settings, cache, emit) if unknown else {}
+    chosen = [(picked.get(key(one)) or asked[key(one)], key(one) in picked) for one in wanted]
+    result = Lock(release=release, externals=tuple(dict.fromkeys(one for one, _ in chosen)))
+    told = tuple(
+        (
+            "external",
+            f"{one.name} {one.revision[:12] if len(one.revision) == 40 else one.revision}"
+            + "".join(f", {part.path} {part.commit[:12]}" for part in one.submodules),
+            f"CMake fetches it; commit {one.commit[:12]} by "
+            + (f"{'the lock file' if own else 'the shipped lock'} {path}" if by_file else "its repository"),
+        )
+        for one, by_file in dict(chosen).items()
+    )
+    return Externals(result, patch_steps(result), told)
+
+
+def find_externals(
+    folder: Path,
+    *,
+    device: str,
+    cuda: str | None = None,
+    archs: tuple[str, ...] = (),
+    variables: Mapping[str, str] = {},  # never changed
+) -> tuple[External, ...]:
+    """:func:`~vllm_builder.stages.vendor.discover` for a build on this machine."""
+    cpuinfo = Path("/proc/cpuinfo")
+    return discover(
+        folder,
+        device=device,
+        cuda=cuda,
+        archs=archs,
+        machine=platform.machine(),
+        cpuinfo=cpuinfo.read_text("utf-8", "replace") if cpuinfo.is_file() else None,
+        environment=variables,
+    )
+
+
+def lock_file(settings: Settings, release: str) -> tuple[Path | None, bool]:
+    """The lock file that counts, and whether it is the person's own."""
+    if settings.lock_file is not None:
+        return settings.lock_file.expanduser(), True
+    own = Path("locks") / f"vllm-{release}.toml"
+    if own.is_file():
+        return own, True
+    ours = shipped("locks") / own.name
+    return (ours, False) if ours.is_file() else (None, False)
+
+
+def key(one: External | LockedExternal) -> tuple[str, str]:
+    """What makes an external of a release the same one."""
+    return one.name.casefold(), one.revision
+
+
+def _of_release(path: Path, release: str) -> Lock:
+    found = read_lock(path)
+    if found.release != release:
+        raise VendorError(
+            f"{path} is for {found.release}, not for {release}.", next="Give another --lock-file, or none."
+        )
+    return found
+
+
+def _ask(
+    externals: list[External], folder: Path, release: str, settings: Settings, cache: Cache, emit: Emit
+) -> dict[tuple[str, str], LockedExternal]:
+    """Lock what no lock file has, by its repositories or by what they said before."""
+    memo = Memo(cache.memo, "externals")
+    cmake = cmake_files(folder)
+    found: dict[tuple[str, str], LockedExternal] = {}
+    missing: list[External] = []
+    for one in externals:
+        submodules = [list(s.submodules or ()) for n, s in sorted(settings.externals.items()) if s.submodules]
+        question = {
+            "release": release,
+            "external": one.model_dump(mode="json", exclude={"file", "line", "conditions", "needed", "why"}),
+            "submodules": submodules,
+        }
+        answer = None if settings.refresh and not settings.offline else memo.get(question)
+        if answer is not None:
+            found[key(one)] = LockedExternal.model_validate(answer)
+        elif settings.offline:
+            missing.append(one)
+        else:
+            emit(Note(stage="plan", message=f"Asking for {one.name} {one.revision}: no lock file has it."))
+            (locked,) = lock(
+                [one], settings.externals, cache, release=release, cmake=cmake, emit=emit
+            ).externals
+            memo.put(question, locked.model_dump(mode="json"))
+            found[key(one)] = locked
+    if missing:
+        raise OfflineMissing(
+            "What the external sources are is not known, and --offline forbids to ask their repositories.",
+            details=[f"{one.name} {one.revision}: {one.url}" for one in missing],
+            next="Run the same command once with network; give a lock file with --lock-file (`vllm-builder vendor "
+            f"{release} --lock` writes it); or use a bundle. {how_to_supply((missing[0].name,))}",
+        )
+    return found
+
+
+def folder_variables(variables: Mapping[str, str]) -> dict[str, str]:
+    """Content hashes of the folders that ``*_SRC_DIR`` variables name.
+
+    Their paths say nothing of what is compiled.
+
+    Raises:
+        VendorError: one of them is no folder.
+    """
+    from vllm_builder.stages.vendor.treehash import folder_hash
+
+    found = {}
+    for name, value in variables.items():
+        if not name.endswith("_SRC_DIR") or not value:
+            continue
+        folder = Path(value).expanduser()
+        if not folder.is_dir():
+            raise VendorError(
+                f"{name}={value} is no folder.",
+                why="The release's CMake code would take an external source from there.",
+                next=f"Correct {name}, or unset it: the source is then put into the tree.",
+            )
+        found[name] = f"tree:{folder_hash(Path(os.path.realpath(folder)))}"
+    return found
