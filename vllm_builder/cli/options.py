@@ -34,6 +34,7 @@ _METAVAR = {
     "parameters": "NAME=VALUE",
     "variables": "NAME=VALUE",
     "externals": "NAME=REPOSITORY",
+    "lock_file": "FILE",
     "workspace": "DIR",
     "out": "DIR",
     "cache_dir": "DIR",
