@@ -75,17 +75,22 @@ def plan_externals(
             next="Write it anew with vllm-builder vendor VERSION --lock, or leave --lock-file out.",
         )
     asked = _ask(unknown, folder, release, settings, cache, emit) if unknown else {}
-    chosen = [(picked.get(key(one)) or asked[key(one)], key(one) in picked) for one in wanted]
-    result = Lock(release=release, externals=tuple(dict.fromkeys(one for one, _ in chosen)))
+    # One that is declared twice alike, for two branches that may both be taken, is one.
+    chosen = {key(one): picked.get(key(one)) or asked[key(one)] for one in wanted}
+    result = Lock(release=release, externals=tuple(chosen.values()))
     told = tuple(
         (
             "external",
             f"{one.name} {one.revision[:12] if len(one.revision) == 40 else one.revision}"
             + "".join(f", {part.path} {part.commit[:12]}" for part in one.submodules),
             f"CMake fetches it; commit {one.commit[:12]} by "
-            + (f"{'the lock file' if own else 'the shipped lock'} {path}" if by_file else "its repository"),
+            + (
+                f"{'the lock file' if own else 'the shipped lock'} {path}"
+                if name in picked
+                else "its repository"
+            ),
         )
-        for one, by_file in dict(chosen).items()
+        for name, one in chosen.items()
     )
     return Externals(result, patch_steps(result), told)
 
