@@ -315,3 +315,18 @@ def test_an_index_whose_build_is_for_another_cuda_has_the_last_word(machine: Mac
     with pytest.raises(errors.ContradictionError) as caught:
         machine.plan(arch=("sm_90",), cuda="system")
     assert "built for CUDA 11.8" in caught.value.why
+
+
+@pytest.mark.parametrize(
+    ("max_jobs", "threads", "compilers"), [("8", "2", 4), ("8", "1", 8), ("1", "4", 1), ("7", "2", 3)]
+)
+def test_max_jobs_is_divided_among_the_threads_of_nvcc(
+    machine: Machine, max_jobs: str, threads: str, compilers: int
+) -> None:
+    machine.toolkit("12.6")
+    machine.environ |= {"MAX_JOBS": max_jobs, "NVCC_THREADS": threads}
+    made = machine.plan(arch=("sm_90",))
+    assert made.compile.jobs == compilers
+    assert made.compile.nvcc_threads == int(threads)
+    # What was said to vllm-builder itself counts compilers.
+    assert machine.plan(arch=("sm_90",), jobs=5).compile.jobs == 5

@@ -52,7 +52,7 @@ def examine_machine(
         lambda: toolchain.python(patient.settings, environ, patient.memo),
         lambda: toolchain.compilers(environ, patient.memo),
         lambda: toolchain.tools(environ),
-        lambda: machine.memory(environ),
+        machine.memory,
         lambda: machine.disks(settings, cache),
         lambda: machine.caches(cache),
         lambda: network.reach(settings, environ),

@@ -91,13 +91,13 @@ def _gpus(environ: Mapping[str, str]) -> tuple[list[list[str]] | None, str]:
     return [row for row in rows if len(row) == 3], (run.stderr or run.stdout).strip()
 
 
-def memory(environ: Mapping[str, str]) -> Iterator[Check]:
+def memory() -> Iterator[Check]:
     """What the limits of memory and cores (cgroups included) allow."""
     from vllm_builder.stages.compile.jobs import GIB, _free_memory, auto_jobs
 
     free = _free_memory(Path("/"))
     least = min((amount for amount, _ in free), default=0)
-    jobs, reason = auto_jobs("cuda", environ)[:2]
+    jobs, reason = auto_jobs("cuda")
     short = least < 6 * GIB
     places = ", ".join(f"{amount / GIB:.1f} GiB free {whose}" for amount, whose in free)
     yield Check(

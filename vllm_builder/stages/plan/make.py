@@ -177,9 +177,13 @@ class _Maker:
         if self.settings.jobs == "auto":
             units = learned.read(learned.learned_file(self.cache.units, spec)).values()
             peaks = [peak for unit in units if isinstance(peak := unit.get("peak"), int)]
-            jobs, reason = auto_jobs(spec.device, self.environ, nvcc_threads=spec.nvcc_threads, peaks=peaks)
+            jobs, reason = auto_jobs(spec.device, nvcc_threads=spec.nvcc_threads, peaks=peaks)
         else:
             jobs, reason = self.settings.jobs, self.origin("jobs")
+            if reason == "MAX_JOBS" and spec.device == "cuda" and spec.nvcc_threads > 1:
+                # As setup.py does; --jobs counts compilers and is not divided.
+                reason = f"MAX_JOBS={jobs} // {spec.nvcc_threads} threads of each nvcc"
+                jobs = max(1, jobs // spec.nvcc_threads)
         self.say("jobs", jobs, reason)
         return spec.model_copy(update={"jobs": jobs, "jobs_fixed": self.settings.jobs != "auto"})
 
