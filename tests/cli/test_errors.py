@@ -349,7 +349,8 @@ def test_max_jobs_counts_compilers_for_a_cpu_whatever_nvcc_threads_says(machine:
     )
     assert json.loads(run.stdout)["plan"]["compile"]["jobs"] == 6
     auto = machine.run(
-        *("plan", "v0.9.2", "--device", "cpu", "--python", python, "--json", "--jobs", "auto"), MAX_JOBS="6000"
+        *("plan", "v0.9.2", "--device", "cpu", "--python", python, "--json", "--jobs", "auto"),
+        MAX_JOBS="6000",
     )
     assert json.loads(auto.stdout)["plan"]["compile"]["jobs"] < 6000
 

@@ -54,6 +54,7 @@ def examine_machine(
         lambda: toolchain.tools(environ),
         machine.memory,
         lambda: machine.disks(settings, cache),
+        lambda: machine.isolation(settings),
         lambda: machine.caches(cache),
         lambda: network.reach(settings, environ),
     ]

@@ -110,6 +110,23 @@ def memory() -> Iterator[Check]:
     )
 
 
+def isolation(settings: Settings) -> Iterator[Check]:
+    """Whether the kernel allows a build without any network."""
+    from vllm_builder.stages.compile.isolation import refusal
+
+    found = refusal()
+    if found is None:
+        yield Check(name="isolation", verdict="good", found="a build can run without any network (--isolate)")
+        return
+    why, cure = found
+    yield Check(
+        name="isolation",
+        verdict="problem" if settings.isolate else "note",
+        found=f"--isolate is not possible: {why}",
+        cure=cure,
+    )
+
+
 def disks(settings: Settings, cache: Cache) -> Iterator[Check]:
     """Free space and the right to write, where trees and caches go."""
     workspace = settings.workspace.expanduser().absolute()

@@ -43,7 +43,9 @@ _CHANGES_OUTPUT = frozenset(
 )
 """Settings of a recipe that take part in the digest; jobs and folders do not."""
 
-_SHOWN = frozenset({"version", "device", "arch", "recipe", "variables", "jobs", "build_type", "extensions"})
+_SHOWN = frozenset(
+    {"version", "device", "arch", "recipe", "variables", "jobs", "build_type", "extensions", "isolate"}
+)
 """Settings that have a line of their own in the decisions."""
 
 
@@ -187,6 +189,12 @@ class _Maker:
         self.say("jobs", jobs, reason)
         return spec.model_copy(update={"jobs": jobs, "jobs_fixed": self.settings.jobs != "auto"})
 
+    def isolate(self, compiler_cache: CompilerCache) -> None:
+        from vllm_builder.stages.compile import isolation
+
+        isolation.require(compiler_cache, self.origin("isolate"))
+        self.say("network while compiling", "none", f"--isolate ({self.origin('isolate')})")
+
     def variables(self, release: Release, device: Device) -> dict[str, str]:
         from vllm_builder.stages.compile.buildenv import decided_by_plan, output_variables
 
@@ -314,6 +322,8 @@ def _make(maker: _Maker) -> Plan:
         )
 
     compiler_cache = _compiler_cache(settings.compiler_cache, device)
+    if settings.isolate:
+        maker.isolate(compiler_cache)
     requires = build_requirements(release, chosen({}), pin.identity, compiler_cache, environ, memo)
     cuda = wanted = None
     if device == "cuda":
@@ -417,6 +427,7 @@ def _make(maker: _Maker) -> Plan:
         learned_dir=str(maker.cache.units),
         nvcc_threads=settings.nvcc_threads,
         compiler_cache=compiler_cache,
+        isolate=settings.isolate,
         compiler_cache_dir=str(maker.cache.sccache if compiler_cache == "sccache" else maker.cache.ccache),
     )
     compile_spec = maker.with_jobs(compile_spec)
