@@ -87,8 +87,9 @@ def compile_wheel(
             command = isolation.isolated(command)
 
         earlier = ninja.finished_edges(ninja.logs(tree))
-        if earlier:
-            emit(_note(f"An earlier build had finished {earlier} units; going on from there."))
+        if earlier and (torn := _remove_torn(tree)):
+            emit(_note(f"{torn} empty files of a build that was broken off are compiled again.", "warning"))
+        resumed: int | None = None
         attempts: list[Attempt] = []
         units = peak_memory = 0
         while True:
@@ -98,6 +99,7 @@ def compile_wheel(
             before = ninja.finished_edges(ninja.logs(tree))
             watch = Watch(tree, emit, before)
             offset, returncode = _run(command, watch, tree=tree, env=env, log=log, lock=lock)
+            resumed = watch.resumed_from if resumed is None else resumed
             peak_memory = max(peak_memory, watch.peak_memory)
             scheduling.learn(spec, tree, watch.peaks)
             if returncode == 0:
@@ -135,7 +137,7 @@ def compile_wheel(
         seconds=time.monotonic() - started,
         units=units,
         # What an earlier build had finished and this one did not have to do again.
-        resumed_from=max(0, min(earlier, recorded - units)),
+        resumed_from=max(0, min(earlier, recorded - units)) if resumed is None else resumed,
         cache=answers,
         peak_memory=peak_memory,
         attempts=tuple(attempts),
@@ -196,7 +198,7 @@ def _run(
             with contextlib.suppress(OSError):
                 file.write(b"\n=== interrupted\n")
             raise Interrupted(
-                f"Interrupted after {watch.progress.finished} of {watch.progress.total or '?'} units.",
+                f"Interrupted after {watch.counted()} units.",
                 why="Ctrl-C, or the process was told to end. All compilers have been stopped.",
                 next="Run the same command again, it goes on where it was.",
             ) from None
@@ -264,6 +266,23 @@ def _sweep(fresh: Path, tree: Path) -> None:
     make_dir(fresh)
     for half in (tree / "build").glob("bdist.*"):
         remove_tree(half)
+
+
+def _remove_torn(tree: Path) -> int:
+    """Remove objects that a power failure left empty: ninja's log may name them as finished.
+
+    A file whose content had not reached the disk is empty or begins with zeros; no object or library does.
+    """
+    torn = 0
+    for path in (tree / "build").glob("temp*/**/*"):
+        if path.suffix in {".o", ".a", ".so"} and path.is_file():
+            with os_errors(f"reading {path}"), path.open("rb") as file:
+                if file.read(4).strip(b"\0"):
+                    continue
+            with os_errors(f"removing {path}"):
+                path.unlink()
+            torn += 1
+    return torn
 
 
 def _only_wheel(fresh: Path, spec: CompileSpec) -> Path:
