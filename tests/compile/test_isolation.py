@@ -304,6 +304,24 @@ def test_a_setup_py_that_fetches_fails_in_isolation_alone(
 
 
 @allowed
+def test_an_external_source_that_cmake_clones_is_named_with_the_cure(
+    spec: CompileSpec, make_tree: MakeTree, environment: Environment, server: int
+) -> None:
+    tree = make_tree(units=1)
+    repository = f"http://127.0.0.1:{server}/cutlass.git"
+    with (tree / "CMakeLists.txt").open("a") as file:
+        file.write(
+            f"include(FetchContent)\nFetchContent_Declare(cutlass GIT_REPOSITORY {repository} GIT_TAG v1)\n"
+            "FetchContent_MakeAvailable(cutlass)\n"
+        )
+    with pytest.raises(ConfigureFailed) as caught:
+        build(spec.model_copy(update={"isolate": True}), tree, environment)
+    assert "--isolate" in caught.value.why
+    assert repository in caught.value.why
+    assert "vllm-builder vendor" in caught.value.next
+
+
+@allowed
 def test_isolation_does_not_compile_anything_again(
     spec: CompileSpec, make_tree: MakeTree, environment: Environment
 ) -> None:
