@@ -23,9 +23,11 @@ from vllm_builder.errors import (
     WheelMismatch,
 )
 from vllm_builder.events import Event, Note, Output, Progress
-from vllm_builder.stages.compile import compile_wheel
+from vllm_builder.stages.compile import compile_wheel, isolation
 from vllm_builder.stages.compile.model import Compiler, CompileResult, CompileSpec
 from vllm_builder.stages.environment.model import Environment
+
+allowed = pytest.mark.skipif(isolation.refusal() is not None, reason="this kernel allows no namespaces")
 
 MakeTree = Callable[..., Path]
 Wrapper = Callable[[str], Compiler]
@@ -283,11 +285,14 @@ def test_a_folder_without_setup_py(spec: CompileSpec, tmp_path: Path, environmen
         build(spec, tmp_path / "tree", environment)
 
 
+@pytest.mark.parametrize("isolate", [False, pytest.param(True, marks=allowed)])
 def test_after_sigkill_nothing_is_left_running_and_the_next_build_goes_on(
-    spec: CompileSpec, make_tree: MakeTree, environment: Environment, wrapper: Wrapper
+    spec: CompileSpec, make_tree: MakeTree, environment: Environment, wrapper: Wrapper, isolate: bool
 ) -> None:
     tree = make_tree(units=6)
-    slow = spec.model_copy(update={"compilers": (wrapper('test -z "$unit" || sleep 0.7'),)})
+    slow = spec.model_copy(
+        update={"compilers": (wrapper('test -z "$unit" || sleep 0.7'),), "isolate": isolate}
+    )
     builder = start_builder(slow, environment, tree)
     until_done(builder, 2)
     below = psutil.Process(builder.pid).children(recursive=True)
@@ -330,11 +335,14 @@ def test_a_build_started_right_after_sigkill_waits_for_the_old_compilers(
     assert not [p for p in running.iterdir() if psutil.pid_exists(int(p.name))]
 
 
+@pytest.mark.parametrize("isolate", [False, pytest.param(True, marks=allowed)])
 def test_ctrl_c_stops_everything_and_says_how_to_go_on(
-    spec: CompileSpec, make_tree: MakeTree, environment: Environment, wrapper: Wrapper
+    spec: CompileSpec, make_tree: MakeTree, environment: Environment, wrapper: Wrapper, isolate: bool
 ) -> None:
     tree = make_tree(units=6)
-    slow = spec.model_copy(update={"compilers": (wrapper('test -z "$unit" || sleep 0.7'),)})
+    slow = spec.model_copy(
+        update={"compilers": (wrapper('test -z "$unit" || sleep 0.7'),), "isolate": isolate}
+    )
     builder = start_builder(slow, environment, tree)
     until_done(builder, 1)
     below = psutil.Process(builder.pid).children(recursive=True)
