@@ -106,6 +106,8 @@ def test_an_nvcc_whose_own_programs_are_not_there_is_half_a_toolkit(
     assert (only.verdict, only.lacking) == ("half", (program,))
 
 
-def test_an_nvcc_that_does_not_say_where_it_looks_for_programs_is_believed(tmp_path: Path, memo: Memo) -> None:
+def test_an_nvcc_that_does_not_say_where_it_looks_for_programs_is_believed(
+    tmp_path: Path, memo: Memo
+) -> None:
     home = fake_toolkit(tmp_path / "silent", "12.9")
     assert found(memo, tmp_path / "root", CUDA_HOME=home)[0].verdict == "whole"

@@ -71,6 +71,7 @@ def plan_externals(
         assert known is not None
         raise VendorError(
             f"{path} does not fit this build.",
+            why=f"The CMake files of {release} fetch what it does not have.",
             details=[line for line in check(known, wanted) if "does not need it" not in line],
             next="Write it anew with vllm-builder vendor VERSION --lock, or leave --lock-file out.",
         )
@@ -136,7 +137,9 @@ def _of_release(path: Path, release: str) -> Lock:
     found = read_lock(path)
     if found.release != release:
         raise VendorError(
-            f"{path} is for {found.release}, not for {release}.", next="Give another --lock-file, or none."
+            f"{path} is for {found.release}, not for {release}.",
+            why="Releases name different revisions of the same external sources.",
+            next="Give another --lock-file, or none.",
         )
     return found
 
@@ -171,6 +174,7 @@ def _ask(
     if missing:
         raise OfflineMissing(
             "What the external sources are is not known, and --offline forbids to ask their repositories.",
+            why=f"No lock file for {release} has them, and they were not asked for on this machine before.",
             details=[f"{one.name} {one.revision}: {one.url}" for one in missing],
             next="Run the same command once with network; give a lock file with --lock-file (`vllm-builder vendor "
             f"{release} --lock` writes it); or use a bundle. {how_to_supply((missing[0].name,))}",

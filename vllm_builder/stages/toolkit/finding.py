@@ -132,4 +132,3 @@ def _places(environ: Mapping[str, str], root: Path) -> Iterator[tuple[str, Path,
 
 def _newest_first(home: Path) -> list[int]:
     return [-int(number) for number in re.findall(r"\d+", home.name)]
-
