@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from vllm_builder.cache import Cache
 from vllm_builder.errors import OfflineMissing, VendorError
 from vllm_builder.events import Emit, Note, ignore
@@ -16,7 +18,7 @@ from vllm_builder.resources import shipped
 from vllm_builder.settings.model import Settings
 from vllm_builder.stages.patch.operations import Step
 from vllm_builder.stages.vendor import cmake_files, discover, lock, patch_steps, read_lock
-from vllm_builder.stages.vendor.locking import check
+from vllm_builder.stages.vendor.locking import check, given
 from vllm_builder.stages.vendor.mirrors import how_to_supply
 from vllm_builder.stages.vendor.model import External, Lock, LockedExternal
 
@@ -153,15 +155,15 @@ def _ask(
     found: dict[tuple[str, str], LockedExternal] = {}
     missing: list[External] = []
     for one in externals:
-        submodules = [list(s.submodules or ()) for n, s in sorted(settings.externals.items()) if s.submodules]
+        asked = given(settings.externals, one.name)
         question = {
             "release": release,
             "external": one.model_dump(mode="json", exclude={"file", "line", "conditions", "needed", "why"}),
-            "submodules": submodules,
+            "submodules": None if asked is None else list(asked),
         }
-        answer = None if settings.refresh and not settings.offline else memo.get(question)
+        answer = None if settings.refresh and not settings.offline else _locked(memo.get(question))
         if answer is not None:
-            found[key(one)] = LockedExternal.model_validate(answer)
+            found[key(one)] = answer
         elif settings.offline:
             missing.append(one)
         else:
@@ -180,6 +182,14 @@ def _ask(
             f"{release} --lock` writes it); or use a bundle. {how_to_supply((missing[0].name,))}",
         )
     return found
+
+
+def _locked(answer: object) -> LockedExternal | None:
+    """A remembered answer; None where there is none, or it cannot be read any more."""
+    try:
+        return LockedExternal.model_validate(answer)
+    except ValidationError:
+        return None
 
 
 def folder_variables(variables: Mapping[str, str]) -> dict[str, str]:
