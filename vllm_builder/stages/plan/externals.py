@@ -123,11 +123,27 @@ def lock_file(settings: Settings, release: str) -> tuple[Path | None, bool]:
     """The lock file that counts, and whether it is the person's own."""
     if settings.lock_file is not None:
         return settings.lock_file.expanduser(), True
-    own = Path("locks") / f"vllm-{release}.toml"
+    own = lock_to_write(settings, release)
     if own.is_file():
         return own, True
     ours = shipped("locks") / own.name
     return (ours, False) if ours.is_file() else (None, False)
+
+
+def lock_to_write(settings: Settings, release: str) -> Path:
+    """Where a new lock file is put: where the next plan finds it first."""
+    return settings.lock_file.expanduser() if settings.lock_file else Path("locks") / f"vllm-{release}.toml"
+
+
+def lock_of_release(settings: Settings, release: str) -> tuple[Lock, Path]:
+    """The lock that counts for a release, and its file.
+
+    Raises:
+        VendorError: there is none, or it is another release's.
+    """
+    path, _ = lock_file(settings, release)
+    path = path or lock_to_write(settings, release)
+    return _of_release(path, release), path
 
 
 def key(one: External | LockedExternal) -> tuple[str, str]:
