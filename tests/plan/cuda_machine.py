@@ -38,6 +38,12 @@ def get_vllm_version() -> str:
 setup(name="vllm", version=get_vllm_version())
 """
 
+PYPROJECT = """[build-system]
+requires = ["setuptools>=61", "torch == %s"]
+[project]
+requires-python = ">=3.8"
+"""
+
 
 class Machine:
     def __init__(self, folder: Path) -> None:
@@ -109,8 +115,7 @@ class Machine:
             return path
         found = {
             "setup.py": SETUP,
-            "pyproject.toml": f'[build-system]\nrequires = ["setuptools>=61", "torch == {torch}"]\n'
-            '[project]\nrequires-python = ">=3.8"\n',
+            "pyproject.toml": PYPROJECT % torch,
             "PKG-INFO": f"Name: vllm\nVersion: {version}\n",
             "requirements/cuda.txt": f"torch=={torch}\n",
             **files,
@@ -138,11 +143,12 @@ class Machine:
             path.chmod(0o755)
         return home
 
-    def arguments(self, version: str = "0.9.2") -> list[str]:
+    def arguments(self, version: str = "0.9.2", release: bool = True) -> list[str]:
         """What a person types after ``plan`` or ``build`` on this machine."""
         left_out = ("existing-torch-script", "torch-pins", "license-field")
         return [
-            *(version, "--source", str(self.release(version))),
+            version,
+            *(("--source", str(self.release(version))) if release else ()),
             *("--cache-dir", str(self.folder / "cache"), "--workspace", str(self.folder / "build")),
             *(word for name in left_out for word in ("--without-patch", name)),
         ]

@@ -29,7 +29,9 @@ class Person:
         self.machine, self.capsys = machine, capsys
         self.monkeypatch = monkeypatch
 
-    def types(self, command: str, *arguments: str, version: str = "0.9.2") -> tuple[int, str, str]:
+    def types(
+        self, command: str, *arguments: str, version: str = "0.9.2", release: bool = True
+    ) -> tuple[int, str, str]:
         for name in list(os.environ):
             if name not in self.machine.environ and not name.startswith(("LC_", "LANG", "PYTEST")):
                 self.monkeypatch.delenv(name)
@@ -40,7 +42,7 @@ class Person:
         code = 0
         self.capsys.readouterr()
         try:
-            main([command, *self.machine.arguments(version), *arguments])
+            main([command, *self.machine.arguments(version, release), *arguments])
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
         said = self.capsys.readouterr()

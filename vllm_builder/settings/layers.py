@@ -129,7 +129,9 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
         if name == "patches":
             value = tuple(p for p in value.split(os.pathsep) if p)
         elif name in _LISTS:
-            value = tuple(re.split(r"[;,\s]+", value))
+            # Names may hold blanks; architectures never do, and TORCH_CUDA_ARCH_LIST is written with them.
+            between = r"[;,\s]+" if name == "arch" else r"[;,\n]+"
+            value = tuple(word.strip() for word in re.split(between, value) if word.strip())
         elif name in _TABLES:
             value = parse_pairs(re.split(r"[;\n]+", value), variable)
         found[name] = (value, variable)
@@ -192,7 +194,8 @@ def gather(
         )
     environment = _from_environment(environ)
     path = Path(environ["VLLM_BUILDER_CONFIG"]) if environ.get("VLLM_BUILDER_CONFIG") else None
-    if path is None and ((cwd or Path.cwd()) / SETTINGS_FILE).is_file():
+    # A folder or a broken link of that name is no settings file, and not nothing either: reading it says so.
+    if path is None and os.path.lexists((cwd or Path.cwd()) / SETTINGS_FILE):
         path = (cwd or Path.cwd()) / SETTINGS_FILE
     layers = Layers(given, environment, file=read_settings_file(path) if path else None)
 

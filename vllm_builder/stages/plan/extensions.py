@@ -98,7 +98,9 @@ def listed(folder: Path) -> tuple[str, ...]:
         data = (folder / "setup.py").read_bytes()
     except OSError:
         raise SourceError(
-            f"The source has no setup.py ({folder}).", next="Check --source and VERSION."
+            "The source has no setup.py.",
+            why="It says which extension modules there are.",
+            next="Check --source and VERSION.",
         ) from None
     return tuple(dict.fromkeys(name for name, _ in extensions(data)))
 

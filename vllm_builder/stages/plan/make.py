@@ -289,7 +289,7 @@ def _make(maker: _Maker) -> Plan:
         offline=settings.offline,
         request=request,
     )
-    release = Release(folder)
+    release = Release(folder, pin.location if pin.location.startswith("/") else pin.name)
 
     archs: tuple[str, ...] = ()
     toolkit: Toolkit | None = None

@@ -58,7 +58,7 @@ def _patched_requires(release: Release, selection: PatchSelection) -> list[str]:
         copy = Path(scratch) / "tree"
         shutil.copytree(release.folder, copy)
         apply(selection, copy)
-        return list(Release(copy).build_requires())
+        return list(Release(copy, release.name).build_requires())
 
 
 def _has_ccache(environ: Mapping[str, str], memo: Memo) -> bool:
