@@ -85,7 +85,9 @@ class Kit:
         arguments += ["--source", str(self.person.machine.release("0.9.2"))]
         arguments += ["--cache-dir", str(self.person.machine.folder / "cache")]
         self.person.monkeypatch.chdir(self.person.machine.folder)
-        main(arguments)
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        assert end.value.code == 0
 
     def changed(self, pattern: str, replacement: str) -> None:
         text = self.lock.read_text()
