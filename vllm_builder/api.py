@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from vllm_builder.cache import Workspace
+from vllm_builder.errors import SettingsError
 from vllm_builder.events import Emit, ignore
 from vllm_builder.settings.layers import gather
 from vllm_builder.settings.model import Settings
@@ -41,6 +42,12 @@ def planned(
 ) -> tuple[Plan, Settings]:
     """As :func:`plan`, with the settings besides."""
     environ = dict(os.environ if environ is None else environ)
+    if not isinstance(version, str):
+        raise SettingsError(
+            f"The version is {version!r}, which is no text.",
+            why="Nothing is built that was not asked for by name.",
+            next='Give a release such as "v0.9.2", or "latest".',
+        )
     layers = gather({"version": version, **_plain(options)}, environ)
     return make_plan(layers, environ=environ, emit=emit)
 
@@ -81,11 +88,22 @@ def workspace_of(settings: Settings) -> Workspace:
     return Workspace(settings.workspace.expanduser().absolute())
 
 
+_TEXTS = ("recipe", "cuda", "python", "source", "git_url", "torch_index")
+"""Settings that are a word or a path: a path object is taken for what it says."""
+
+
+def _path_text(name: str, path: str) -> str:
+    # A bare name would be a word of the setting's (a recipe's name, ``git``, ``3.12``).
+    return path if os.sep in path or name == "torch_index" else os.path.join(os.curdir, path)  # noqa: PTH118
+
+
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    out = {}
+    out: dict[str, Any] = {}
     for name, value in options.items():
         if name in ("arch", "patches", "with_patch", "without_patch") and isinstance(value, str | Path):
             out[name] = (value,)
         else:
             out[name] = tuple(value) if isinstance(value, list) else value
+        if name in _TEXTS and isinstance(value, os.PathLike):
+            out[name] = _path_text(name, os.fspath(value))
     return out

@@ -226,6 +226,12 @@ class IsolationRefused(BuilderError):
     exit_code = 73
 
 
+class InternalError(BuilderError):
+    """A fault of vllm-builder itself; the report that it wrote says where."""
+
+    exit_code = 99
+
+
 class Interrupted(BuilderError):
     """The person pressed Ctrl-C or the process was told to end."""
 
@@ -240,8 +246,11 @@ def from_os_error(error: OSError, doing: str) -> BuilderError:
         doing: what was being done, e.g. ``"writing the wheel to /x"``.
     """
     import errno
+    import os
 
     where = f" ({error.filename})" if error.filename else ""
+    if isinstance(error.filename, bytes):
+        where = f" ({os.fsdecode(error.filename)})"
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return NoSpace(
             f"No space left while {doing}{where}.",

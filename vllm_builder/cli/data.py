@@ -72,15 +72,19 @@ def list_patches(folders: tuple[str, ...], json_: bool) -> None:
 @patches.command("show")
 @click.argument("name")
 @_folders
-def show_patches(name: str, folders: tuple[str, ...]) -> None:
+@json_option
+def show_patches(name: str, folders: tuple[str, ...], json_: bool) -> None:
     """One patch set, as it is written."""
     from vllm_builder.stages.patch import load
 
     places = (*map(Path, reversed(folders)), shipped("patches"))
-    load((shipped("patches"), *map(Path, folders)))
+    sets = load((shipped("patches"), *map(Path, folders)))
     for folder in places:
         path = folder / f"{name}.toml"
-        if path.is_file():
+        if name in sets and path.is_file():
+            if json_:
+                screen.print_json(sets[name].model_dump(mode="json", exclude_defaults=True))
+                return
             click.echo(path.read_text("utf-8").rstrip())
             return
     known = sorted({p.stem for f in places for p in f.glob("*.toml")})

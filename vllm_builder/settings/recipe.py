@@ -101,6 +101,8 @@ def parse_choices(
         where = f"{origin}, [[when]] number {number}"
         releases = entry.pop("releases", None)
         try:
+            if not isinstance(releases, str):
+                raise TypeError
             SpecifierSet(releases)
         except (InvalidSpecifier, TypeError, AttributeError):
             raise error(

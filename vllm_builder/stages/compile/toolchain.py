@@ -8,7 +8,6 @@ import platform
 import re
 import shlex
 import shutil
-import subprocess
 import tomllib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from packaging.version import InvalidVersion, Version
 
 from vllm_builder.errors import BuilderError, CompilerMissing, CompilerTooOld, did_you_mean
 from vllm_builder.memo import Memo
+from vllm_builder.processes import Answer, ask
 from vllm_builder.resources import COMPATIBILITY
 from vllm_builder.stages.compile.model import Compiler, Device
 
@@ -241,9 +241,9 @@ def file_identity(program: str) -> list[Any]:
 def _identify(language: Language, command: list[str], env: Mapping[str, str]) -> Compiler:
     path = command[0] if len(command) == 1 else shlex.join(command)
     if language == "CUDA":
-        done = _run([*command, "--version"], env)
+        done = ask([*command, "--version"], env, seconds=_SECONDS)
         match = re.search(r"release [\d.]+, V([\d.]+)", done.stdout)
-        if done.returncode == 0 and match:
+        if done.good and match:
             return Compiler(
                 language="CUDA",
                 id="NVIDIA",
@@ -252,10 +252,11 @@ def _identify(language: Language, command: list[str], env: Mapping[str, str]) ->
                 path=path,
             )
         raise _broken(path, done)
-    done = _run([*command, "-v", "-E", "-dM", "-x", "c++" if language == "CXX" else "c", os.devnull], env)
+    options = ["-v", "-E", "-dM", "-x", "c++" if language == "CXX" else "c", os.devnull]
+    done = ask([*command, *options], env, seconds=_SECONDS)
     macros = dict(re.findall(r"^#define (\w+) (\S+)$", done.stdout, re.MULTILINE))
     target = re.search(r"^Target: (\S+)$", done.stderr, re.MULTILINE)
-    if done.returncode == 0 and target:
+    if done.good and target:
         for identity, parts in _MACROS.items():
             numbers = [macros.get(part, "") for part in parts]
             if all(number.isdigit() for number in numbers):
@@ -270,29 +271,11 @@ def _identify(language: Language, command: list[str], env: Mapping[str, str]) ->
     raise _broken(path, done)
 
 
-def _run(command: list[str], env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(
-            command,
-            env=dict(env),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=_SECONDS,
-            check=False,
-        )
-    except OSError as error:
-        return subprocess.CompletedProcess(command, 126, "", error.strerror or str(error))
-    except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, 124, "", f"no answer within {_SECONDS} seconds")
-
-
-def _broken(path: str, done: subprocess.CompletedProcess[str]) -> CompilerMissing:
+def _broken(path: str, done: Answer) -> CompilerMissing:
     said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
     return CompilerMissing(
         f"{path} is there, but does not answer like a compiler.",
-        why=f"Exit status {done.returncode} when it was asked for its version.",
+        why=f"Exit status {done.status} when it was asked for its version.",
         next=f"Repair it, or choose another with CC and CXX ({install_hint()}).",
         details=said[-8:],
     )

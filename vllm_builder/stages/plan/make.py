@@ -19,7 +19,7 @@ from vllm_builder.events import Emit, StageFinished, StageStarted, ignore
 from vllm_builder.indexes import Indexes, read_indexes, redact
 from vllm_builder.memo import Memo
 from vllm_builder.resources import shipped
-from vllm_builder.settings.layers import Layers, Resolved, add_device_recipe
+from vllm_builder.settings.layers import Layers, Resolved, add_device_recipe, check_text
 from vllm_builder.settings.model import Device, Settings
 from vllm_builder.stages.compile.model import Compiler, CompilerCache, CompileSpec
 from vllm_builder.stages.environment.interpreter import find_interpreter, torch_in
@@ -225,6 +225,7 @@ class _Maker:
             found = {k: v for k, v in found.items() if k.startswith("VLLM_")}
         chosen = {**self.settings.variables, **found, **named_here}
         for name, value in chosen.items():
+            check_text(name, value)
             if name in named_here:
                 here = name in self.layers.command_line.get("variables", {})
                 origin = "command line" if here else "VLLM_BUILDER_VARIABLES"
@@ -300,7 +301,7 @@ def _make(maker: _Maker) -> Plan:
         offline=settings.offline,
         request=request,
     )
-    release = Release(folder)
+    release = Release(folder, pin.location if pin.location.startswith("/") else pin.name)
 
     archs: tuple[str, ...] = ()
     toolkit: Toolkit | None = None
