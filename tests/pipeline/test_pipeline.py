@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 import time
@@ -35,6 +36,21 @@ def test_the_second_time_nothing_is_compiled(toy: Toy) -> None:
     first = toy.build()
     second = toy.build()
     assert (second.from_store, second.sha256, toy.compiled) == (True, first.sha256, 1)
+
+
+def test_the_persons_settings_for_setup_py_do_not_change_the_wheel(toy: Toy) -> None:
+    plain = toy.build().wheel.read_bytes()
+    (toy.folder / ".pydistutils.cfg").write_text(
+        "[bdist_wheel]\nbuild_number = 7\ncompression = stored\nplat_name = any\n[build_py]\noptimize = 2\n"
+    )
+    again = toy.build(cache="another", force=True)
+    assert again.wheel.name == "vllm-1.2.3+empty-py3-none-any.whl"
+    assert members(again.wheel.read_bytes()) == members(plain)
+
+
+def members(wheel: bytes) -> dict[str, int]:
+    with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
+        return {one.filename: one.compress_type for one in archive.infolist()}
 
 
 def test_force_compiles_anew_in_a_new_tree(toy: Toy) -> None:
