@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -101,6 +101,32 @@ def remove_tree(path: Path) -> None:
         doomed = path.with_name(f".{path.name}.removing-{os.getpid()}")
         path.rename(doomed)
         shutil.rmtree(doomed)
+
+
+def walk_files(root: Path, left_out: Callable[[str, bool], bool]) -> dict[str, os.stat_result]:
+    """All files and links below a folder: relative path -> lstat.
+
+    Args:
+        left_out: is given the name of a file or folder, and whether it lies directly in ``root``.
+
+    Raises:
+        BuilderError
+    """
+    found: dict[str, os.stat_result] = {}
+
+    def walk(folder: str, prefix: str) -> None:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if left_out(entry.name, not prefix):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    walk(entry.path, f"{prefix}{entry.name}/")
+                else:
+                    found[f"{prefix}{entry.name}"] = entry.stat(follow_symlinks=False)
+
+    with os_errors(f"reading {root}"):
+        walk(os.fspath(root), "")
+    return found
 
 
 def _umask() -> int:

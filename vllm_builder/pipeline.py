@@ -225,7 +225,12 @@ def _build(
             steps.summary = f"CUDA {plan.toolkit.spec.release}, {len(plan.toolkit.spec.lock)} packages"
     with steps.stage("environment", "Build environment"):
         environment = prepare(
-            plan.environment, cache.environments, environ=environ, offline=offline, emit=emit
+            plan.environment,
+            cache.environments,
+            environ=environ,
+            offline=offline,
+            force=force,
+            emit=emit,
         )
         steps.summary = f"{len(environment.packages)} packages, Python {plan.environment.python.version}"
     with steps.stage("compile", f"Compile {plan.compile.version}"), treestate.building(tree):

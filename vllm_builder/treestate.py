@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from vllm_builder.errors import TreeChanged
-from vllm_builder.fs import os_errors, sha256_file, write_atomic
+from vllm_builder.fs import os_errors, sha256_file, walk_files, write_atomic
 from vllm_builder.stages.source.paths import LEFT_OUT_ANYWHERE, LEFT_OUT_AT_TOP
 
 _ANYWHERE = re.compile("|".join(map(translate, LEFT_OUT_ANYWHERE)))
@@ -175,22 +175,7 @@ def _differences(tree: Path, listed: dict[str, _Listed], present: dict[str, os.s
 
 def _walk(tree: Path) -> dict[str, os.stat_result]:
     """All files and links but for build output and caches: relative path -> lstat."""
-    found: dict[str, os.stat_result] = {}
-
-    def walk(folder: str, prefix: str) -> None:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                name = entry.name
-                if _ANYWHERE.match(name) or (not prefix and _AT_TOP.match(name)):
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    walk(entry.path, f"{prefix}{name}/")
-                else:
-                    found[f"{prefix}{name}"] = entry.stat(follow_symlinks=False)
-
-    with os_errors(f"reading {tree}"):
-        walk(os.fspath(tree), "")
-    return found
+    return walk_files(tree, lambda name, top: bool(_ANYWHERE.match(name) or (top and _AT_TOP.match(name))))
 
 
 def _listed(tree: Path, path: str, stat: os.stat_result, made: bool) -> _Listed:
