@@ -113,6 +113,12 @@ class VendorError(BuilderError):
     exit_code = 24
 
 
+class TreeChanged(BuilderError):
+    """A tree in the workspace is no longer the one that was made for its plan; ``details`` names the files."""
+
+    exit_code = 25
+
+
 # 3x: patch --------------------------------------------------------------------------------------
 class PatchSetError(BuilderError):
     """A patch set file has an unknown key or action, or a value that cannot be used."""

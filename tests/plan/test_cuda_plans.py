@@ -75,6 +75,16 @@ def test_b200_plans_as_the_procedure_does_by_hand(machine: Machine, monkeypatch:
     assert made.compile.version == "0.9.2+cu129"
 
 
+def test_the_order_and_spelling_of_a_recipes_architectures_do_not_change_the_digest(machine: Machine) -> None:
+    machine.toolkit("12.6")
+    digests = set()
+    for number, archs in enumerate(('["8.0", "9.0"]', '["sm_90", "8.0", "9.0"]')):
+        recipe = machine.folder / f"mine{number}.toml"
+        recipe.write_text(f"arch = {archs}\n")
+        digests.add(machine.plan(recipe=str(recipe)).digest)
+    assert len(digests) == 1
+
+
 def test_v100_plans_with_cuda_12_and_refuses_13(machine: Machine) -> None:
     machine.toolkit("13.0")
     with pytest.raises(errors.ArchError) as caught:

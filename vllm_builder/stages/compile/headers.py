@@ -75,15 +75,13 @@ def _first(folders: Sequence[str], names: Sequence[str]) -> Path | None:
 
 
 def _folders(compiler: Compiler, env: Mapping[str, str], memo: Memo | None) -> Mapping[str, list[str]]:
-    from vllm_builder.stages.compile.toolchain import command_of, file_identity
+    from vllm_builder.stages.compile.toolchain import command_of, compiler_identity
 
     command = command_of(compiler.path)
-    question: list[Any] = ["search folders", command, [env.get(v, "") for v in _VARIABLES]]
-    if memo is not None:
-        try:
-            question += file_identity(command[0])
-        except OSError:
-            memo = None
+    identity = compiler_identity(command[0], env)
+    if identity is None:
+        memo = None
+    question: list[Any] = ["search folders", command, [env.get(v, "") for v in _VARIABLES], identity]
     known = memo.get(question) if memo is not None else None
     if isinstance(known, dict) and {"include", "library"} <= set(known):
         return known

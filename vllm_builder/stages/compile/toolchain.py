@@ -30,6 +30,16 @@ _SECONDS = 30
 _VARIABLE = {"C": "CC", "CXX": "CXX"}
 # CMake's own order.
 _USUAL = {"C": ("cc", "gcc", "clang"), "CXX": ("c++", "g++", "clang++")}
+_COMPILERS = re.compile(r"(?:.*-)?(?:cc|gcc|c\+\+|g\+\+|clang|clang\+\+|icx|icpx|nvcc)(?:-[\d.]+)?")
+"""Names of programs that compile themselves; anything else may be a launcher."""
+_INSIDE = (
+    "COMPILER_PATH",
+    "GCC_EXEC_PREFIX",
+    "CCC_OVERRIDE_OPTIONS",
+    "NVCC_PREPEND_FLAGS",
+    "NVCC_APPEND_FLAGS",
+)
+"""Variables that make a driver run another compiler proper, or another mode of it."""
 _PACKAGES = {
     "debian": "apt-get install g++",
     "ubuntu": "apt-get install g++",
@@ -62,7 +72,8 @@ def probe_compilers(
         device: ``empty`` needs none and gives an empty tuple; ``cuda`` needs nvcc besides C and C++.
         environ: the person's environment variables.
         cuda_home: the toolkit's folder; without it, nvcc is looked for on PATH.
-        memo: remembers what a compiler answered for as long as its file stays the same.
+        memo: remembers what a compiler answered for as long as its file stays the same; one behind a script or a
+            launcher is asked each time.
 
     Raises:
         CompilerMissing: none was found, or what CC or CXX names is none.
@@ -216,7 +227,10 @@ def _remembered(
 ) -> Compiler:
     if memo is None:
         return _identify(language, command, env)
-    question = ["compiler", language, command, *file_identity(command[0])]
+    identity = compiler_identity(command[0], env)
+    if identity is None:
+        return _identify(language, command, env)
+    question = ["compiler", language, command, *identity]
     answer = memo.get(question)
     if answer is not None:
         with contextlib.suppress(ValueError):
@@ -231,11 +245,23 @@ def command_of(path: str) -> list[str]:
     return [path] if Path(path).exists() else shlex.split(path)
 
 
-def file_identity(program: str) -> list[Any]:
-    """Real path, size and time of a file: the same as long as nobody replaces it."""
+def compiler_identity(program: str, env: Mapping[str, str]) -> list[Any] | None:
+    """What stays the same as long as a compiler is the same, so that its answers may be remembered.
+
+    Returns:
+        None where that cannot be known: a script, and a launcher such as ccache, run another program that can be
+        replaced while they stay as they are.
+    """
     path = Path(program).resolve()
-    stat = path.stat()
-    return [str(path), stat.st_size, stat.st_mtime_ns]
+    try:
+        with path.open("rb") as file:
+            binary = file.read(4) == b"\x7fELF"
+        stat = path.stat()
+    except OSError:
+        return None
+    if not binary or not _COMPILERS.fullmatch(path.name):
+        return None
+    return [str(path), stat.st_size, stat.st_mtime_ns, [env.get(name, "") for name in _INSIDE]]
 
 
 def _identify(language: Language, command: list[str], env: Mapping[str, str]) -> Compiler:

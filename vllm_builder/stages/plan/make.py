@@ -10,8 +10,10 @@ import os
 import platform
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from vllm_builder.cache import Cache
 from vllm_builder.errors import ArchError, ContradictionError, SettingsError, did_you_mean
@@ -21,12 +23,13 @@ from vllm_builder.memo import Memo
 from vllm_builder.resources import shipped
 from vllm_builder.settings.layers import Layers, Resolved, add_device_recipe, check_text
 from vllm_builder.settings.model import Device, Settings
+from vllm_builder.settings.recipe import is_shipped
 from vllm_builder.stages.compile.model import Compiler, CompilerCache, CompileSpec
 from vllm_builder.stages.environment.interpreter import find_interpreter, torch_in
 from vllm_builder.stages.environment.lock import locked_version
 from vllm_builder.stages.environment.model import Interpreter
 from vllm_builder.stages.patch.operations import PatchSelection
-from vllm_builder.stages.plan.archs import parse_archs
+from vllm_builder.stages.plan.archs import parse_arch, parse_archs
 from vllm_builder.stages.plan.cuda import CudaPlanner, torch_to_ask
 from vllm_builder.stages.plan.extensions import extensions_left_out
 from vllm_builder.stages.plan.externals import folder_variables, plan_externals
@@ -276,9 +279,9 @@ def _make(maker: _Maker) -> Plan:
     environ, memo, layers = maker.environ, maker.memo, maker.layers
     device = maker.device()
     if add_device_recipe(layers, device):
-        maker.say("recipe", layers.recipe_name, "the device's own (--recipe none for none)")
+        maker.say("recipe", layers.recipe_name, f"the device's own (--recipe none for none){_place(layers)}")
     elif layers.recipe_name:
-        maker.say("recipe", layers.recipe_name, maker.origin("recipe"))
+        maker.say("recipe", layers.recipe_name, f"{maker.origin('recipe')}{_place(layers)}")
     maker.resolved = layers.resolve()
     indexes = read_indexes(environ)
     pin, request = maker.source(indexes)
@@ -439,7 +442,8 @@ def _make(maker: _Maker) -> Plan:
     if layers.recipe is not None:
         values = layers.recipe.for_release(pin.release)
         recipe = Recipe(
-            name=layers.recipe_name or "", values={k: v for k, v in values.items() if k in _CHANGES_OUTPUT}
+            name=layers.recipe_name or "",
+            values={k: _in_order(k, v) for k, v in values.items() if k in _CHANGES_OUTPUT},
         )
     return Plan(
         source=pin,
@@ -460,6 +464,27 @@ def _make(maker: _Maker) -> Plan:
         notes=tuple(maker.notes),
         workspace_hint=str(settings.workspace),
     )
+
+
+def _place(layers: Layers) -> str:
+    """Where a recipe was read, unless it is a shipped one that was meant."""
+    path = layers.recipe.path if layers.recipe is not None else None
+    if path is None or path.parent == shipped("recipes"):
+        return ""
+    instead = ", in place of the shipped one" if is_shipped(path.stem) else ""
+    return f"; from {path}{instead}"
+
+
+def _in_order(name: str, value: Any) -> Any:
+    """Lists of a recipe (architectures, patch sets, extensions) mean the same in any order and with repetitions."""
+    if not isinstance(value, list | tuple):
+        return value
+    words = {str(item) for item in value}
+    if name == "arch":
+        # Where the command line chose others, these were never looked at.
+        with suppress(ArchError):
+            words = {parse_arch(word) if word.lower() != "native" else word for word in words}
+    return sorted(words)
 
 
 def _compiler_cache(choice: str, device: Device) -> CompilerCache:

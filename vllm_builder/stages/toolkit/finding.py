@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vllm_builder.memo import Memo
 from vllm_builder.processes import ask
+from vllm_builder.stages.compile.toolchain import compiler_identity
 from vllm_builder.stages.toolkit.model import Candidate
 
 _NAMING = ("CUDA_HOME", "CUDA_PATH")
@@ -47,11 +48,13 @@ def examine(
     """The verdict on one nvcc and the toolkit that it belongs to."""
     folder = str(nvcc.parent.parent)
     try:
-        stat = nvcc.stat()
+        nvcc.stat()
     except OSError:
         return Candidate(origin=origin, home=folder, verdict="missing", named=named)
-    question = ["nvcc", str(nvcc), str(nvcc.resolve()), stat.st_mtime_ns, stat.st_size]
-    answer = memo.get(question)
+    # A script (some distributions' nvcc is one) may come to run another nvcc.
+    identity = compiler_identity(str(nvcc), environ)
+    question = ["nvcc", str(nvcc), identity]
+    answer = memo.get(question) if identity else None
     if not (isinstance(answer, list) and len(answer) == 4 and Path(answer[0]).is_dir()):
         first = ask([str(nvcc), "--version"], environ)
         version = re.search(r"release (\d+\.\d+)", first.said)
@@ -74,7 +77,8 @@ def examine(
             [f"{major}.{minor}" for major, minor in archs],
             programs[1] if programs else "",
         ]
-        memo.put(question, answer)
+        if identity:
+            memo.put(question, answer)
     lacking = (*missing_parts(Path(answer[0])), *_missing_programs(answer[3]))
     return Candidate(
         origin=origin,
