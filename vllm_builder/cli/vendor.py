@@ -34,6 +34,15 @@ def _others() -> tuple[str, ...]:
 @click.option("--list", "list_", is_flag=True, help="Show what the build would fetch (the default)")
 @click.option("--lock", "lock_", is_flag=True, help="Write the lock file")
 @click.option(
+    "--add",
+    is_flag=True,
+    help="With --lock: keep what the file has and lock the rest, say for another device",
+)
+@click.option(
+    "--keep-going", is_flag=True,
+    help="With --lock: write down by name what cannot be had and lock the others; exit code 1 if any",
+)  # fmt: skip
+@click.option(
     "--check", "check_", is_flag=True, help="Compare the lock file with the release; exit code 1 if not alike"
 )
 @click.option(
@@ -48,6 +57,8 @@ def vendor(
     cuda: str | None,
     list_: bool,
     lock_: bool,
+    add: bool,
+    keep_going: bool,
     check_: bool,
     lock_file: Path | None,
     tree: Path | None,
@@ -56,10 +67,14 @@ def vendor(
 ) -> None:
     """Find, lock, check or place the external sources of VERSION, for a device."""
     from vllm_builder.settings.layers import gather
-    from vllm_builder.stages.vendor import check, fetch_externals, lock, read_lock, write_lock
+    from vllm_builder.stages.vendor import check, fetch_externals, lock, write_lock
+    from vllm_builder.stages.vendor.locking import for_build, joined, key
+    from vllm_builder.stages.vendor.model import Lock
 
     if sum((list_, lock_, check_)) > 1:
         raise SettingsError("--list, --lock and --check exclude each other.", next="Give one of them.")
+    if (add or keep_going) and not lock_:
+        raise SettingsError("--add and --keep-going are about --lock.", next="Give --lock with them.")
     emit = screen.listener()
     settings = gather(given(options), dict(os.environ)).resolve().settings
     release, externals, cmake = _look(settings, cuda, emit)
@@ -73,14 +88,22 @@ def vendor(
             raise SettingsError(
                 "--lock asks the repositories, and --offline forbids it.", next="Leave one out."
             )
+        before = _of_release(path, release) if add and path.is_file() else Lock(release=release)
+        there = {key(one) for one in before.externals}
         found = lock(
-            externals, settings.externals, default_cache(settings), release=release, cmake=cmake, emit=emit
+            [one for one in externals if key(one) not in there],
+            settings.externals,
+            default_cache(settings),
+            release=release,
+            cmake=cmake,
+            emit=emit,
+            keep_going=keep_going,
         )
+        problems = [f"{one.name} {one.revision}: {one.url} could not be had" for one in found.unlocked]
+        found = joined(before, found)
         write_lock(found, path)
     elif check_ or (tree and not list_):
-        found = read_lock(path)
-        if found.release != release:
-            raise VendorError(f"{path} is for {found.release}, not for {release}.", next="Give --lock-file.")
+        found = _of_release(path, release)
         problems = check(found, externals, tree if check_ else None)
         if tree and not check_:
             from vllm_builder.stages.patch import PatchSelection, apply
@@ -91,10 +114,11 @@ def vendor(
                 raise VendorError(
                     f"{path} does not fit this build.", details=problems, next="Write it anew with --lock."
                 )
+            needed = for_build(found, externals)
             fetch_externals(
-                found, settings.externals, tree, default_cache(settings), emit, offline=settings.offline
+                needed, settings.externals, tree, default_cache(settings), emit, offline=settings.offline
             )
-            apply(PatchSelection(steps=patch_steps(found)), tree, emit=emit)
+            apply(PatchSelection(steps=patch_steps(needed)), tree, emit=emit)
     screen.finish()
     if json_:
         screen.print_json(
@@ -110,6 +134,15 @@ def vendor(
         _show(externals, found, path, problems, wrote=lock_, checked=check_)
     if problems:
         click.get_current_context().exit(1)
+
+
+def _of_release(path: Path, release: str) -> Lock:
+    from vllm_builder.stages.vendor import read_lock
+
+    found = read_lock(path)
+    if found.release != release:
+        raise VendorError(f"{path} is for {found.release}, not for {release}.", next="Give --lock-file.")
+    return found
 
 
 def _look(
