@@ -161,3 +161,27 @@ def test_the_shipped_table() -> None:
     # Headers, and the Python that writes Machete's sources.
     for needed in ("include", "tools", "cmake", "python", "python/cutlass_library"):
         assert not any(needed in (*rule.never, *rule.unless_named) for rule in table())
+
+
+def test_nothing_is_removed_through_a_link_in_a_folder_by_hand(sparse: Upstream, tmp_path: Path) -> None:
+    lock = sparse.lock()
+    fetch_externals(lock, sparse.sources, sparse.tree, sparse.cache)
+    hand = shutil.copytree(sparse.tree / INNER, tmp_path / "kit-by-hand", symlinks=True)
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "core").mkdir(parents=True)
+    (elsewhere / "core/precious").touch()
+    shutil.rmtree(hand / "deep")
+    (hand / "deep").symlink_to(elsewhere)
+    (hand / "unused").symlink_to(elsewhere)
+    kit = lock.externals[0].model_copy(
+        update={"submodules": (), "without": ("deep/core", "docs"), "left_out": {"unused": "0" * 40}}
+    )
+    shutil.rmtree(sparse.tree / "vllm")
+    with pytest.raises(HashMismatch):
+        fetch_externals(
+            lock.model_copy(update={"externals": (kit,)}),
+            {"kit": ExternalSource(path=hand)},
+            sparse.tree,
+            sparse.cache,
+        )
+    assert (elsewhere / "core/precious").exists()

@@ -67,7 +67,7 @@ def vendor(
 ) -> None:
     """Find, lock, check or place the external sources of VERSION, for a device."""
     from vllm_builder.settings.layers import gather
-    from vllm_builder.stages.vendor import check, fetch_externals, lock, write_lock
+    from vllm_builder.stages.vendor import check, fetch_externals, lock, read_lock, write_lock
     from vllm_builder.stages.vendor.locking import for_build, joined, key
     from vllm_builder.stages.vendor.model import Lock
 
@@ -88,7 +88,7 @@ def vendor(
             raise SettingsError(
                 "--lock asks the repositories, and --offline forbids it.", next="Leave one out."
             )
-        before = _of_release(path, release) if add and path.is_file() else Lock(release=release)
+        before = read_lock(path, release) if add and path.is_file() else Lock(release=release)
         there = {key(one) for one in before.externals}
         found = lock(
             [one for one in externals if key(one) not in there],
@@ -103,7 +103,7 @@ def vendor(
         found = joined(before, found)
         write_lock(found, path)
     elif check_ or (tree and not list_):
-        found = _of_release(path, release)
+        found = read_lock(path, release)
         problems = check(found, externals, tree if check_ else None)
         if tree and not check_:
             from vllm_builder.stages.patch import PatchSelection, apply
@@ -134,15 +134,6 @@ def vendor(
         _show(externals, found, path, problems, wrote=lock_, checked=check_)
     if problems:
         click.get_current_context().exit(1)
-
-
-def _of_release(path: Path, release: str) -> Lock:
-    from vllm_builder.stages.vendor import read_lock
-
-    found = read_lock(path)
-    if found.release != release:
-        raise VendorError(f"{path} is for {found.release}, not for {release}.", next="Give --lock-file.")
-    return found
 
 
 def _look(

@@ -65,7 +65,7 @@ def plan_externals(
     if not wanted:
         return Externals()
     path, own = lock_file(settings, release)
-    known = _of_release(path, release) if path else None
+    known = read_lock(path, release) if path else None
     picked = {key(one): one for one in known.externals} if known else {}
     unknown = [one for one in wanted if key(one) not in picked]
     absent = {key(one) for one in known.unlocked} if known else set()
@@ -127,15 +127,6 @@ def lock_file(settings: Settings, release: str) -> tuple[Path | None, bool]:
     if own.is_file() and not (ours.is_file() and own.samefile(ours)):
         return own, True
     return (ours, False) if ours.is_file() else (None, False)
-
-
-def _of_release(path: Path, release: str) -> Lock:
-    found = read_lock(path)
-    if found.release != release:
-        raise VendorError(
-            f"{path} is for {found.release}, not for {release}.", next="Give another --lock-file, or none."
-        )
-    return found
 
 
 def _ask(

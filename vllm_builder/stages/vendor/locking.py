@@ -218,14 +218,17 @@ def _mentions(code: Mapping[str, bytes]) -> set[str]:
 
 
 # -- files ------------------------------------------------------------------------------------------
-def read_lock(path: Path) -> Lock:
+def read_lock(path: Path, release: str = "") -> Lock:
     """Read a lock file.
 
+    Args:
+        release: the one that it must be for.
+
     Raises:
-        VendorError: it does not exist, or is not one.
+        VendorError: it does not exist, is not one, or is another release's.
     """
     try:
-        return Lock.model_validate(tomllib.loads(path.read_text("utf-8")))
+        lock = Lock.model_validate(tomllib.loads(path.read_text("utf-8")))
     except FileNotFoundError:
         raise VendorError(
             f"There is no lock file {path}.", next="Write it with vllm-builder vendor VERSION --lock."
@@ -238,6 +241,11 @@ def read_lock(path: Path) -> Lock:
         raise VendorError(
             f"The lock file {path} cannot be used.", why=why, next="Write it anew with --lock."
         ) from error
+    if release and lock.release != release:
+        raise VendorError(
+            f"{path} is for {lock.release}, not for {release}.", next="Give another --lock-file, or none."
+        )
+    return lock
 
 
 def write_lock(lock: Lock, path: Path) -> None:

@@ -134,8 +134,7 @@ class _Placer:
             self.checkout(one, source, folder, trail, scratch)
         else:
             self.copy(files, folder, trail, one.without)
-        for path in (*one.left_out, *one.without):
-            remove_tree(folder / path)
+        _drop(one, folder)
         for part in one.submodules:
             target, inner = folder / part.path, (*trail, part.path)
             if target.is_dir() and any(target.iterdir()):
@@ -159,8 +158,7 @@ class _Placer:
         files: ExternalSource | None,
     ) -> None:
         """A submodule came with its parent's folder or archive: see to the ones in it."""
-        for path in (*one.left_out, *one.without):
-            remove_tree(folder / path)
+        _drop(one, folder)
         for part in one.submodules:
             target, inner = folder / part.path, (*trail, part.path)
             if target.is_dir() and any(target.iterdir()):
@@ -238,6 +236,17 @@ class _Placer:
             for part in one.submodules:
                 found.extend(self.missing(part, (*trail, part.path)))
         return found
+
+
+def _drop(one: _Locked, folder: Path) -> None:
+    """Remove what does not count. A folder by hand may hold links: nothing is removed through them."""
+    for path in (*one.left_out, *one.without):
+        if any((folder / parent).is_symlink() for parent in Path(path).parents if parent.name):
+            continue
+        if (folder / path).is_symlink():
+            (folder / path).unlink()
+        else:
+            remove_tree(folder / path)
 
 
 def _unwanted(root: Path, without: Sequence[str]) -> Callable[[str, list[str]], list[str]]:
