@@ -6,7 +6,8 @@
 Prints one line per release: what a build for --device fetches, and at which revision. Then every call that such a
 build may take is repointed, twice. What is found is held against rules that share no code with the reading of CMake
 files: the lines with GIT_REPOSITORY are counted as text, and after repointing none may be left in a file that the
-device's build reads. Exit code 1 on any violation.
+device's build reads. The lock file that is shipped for the release must have each of them, or name it as one that
+could not be had. Exit code 1 on any violation.
 """
 
 from __future__ import annotations
@@ -16,10 +17,15 @@ import re
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from patch_releases import _archives, _version
+
+if TYPE_CHECKING:
+    from vllm_builder.stages.vendor import External
 
 _FETCH = re.compile(r"^\s*GIT_REPOSITORY\s", re.MULTILINE)
 _CPU = "cpu_extension.cmake"
@@ -33,6 +39,8 @@ class Row:
     externals: list[str] = field(default_factory=list)
     declared: int = 0
     left: int = 0
+    locked: int = 0
+    unlocked: list[str] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
 
 
@@ -52,11 +60,22 @@ def main() -> int:
     names = set()
     for row in rows:
         print(
-            f"{row.release:>13}  {row.seconds:5.2f} s  {row.declared:2} declared, {row.left} left  ", end=""
+            f"{row.release:>13}  {row.seconds:5.2f} s  {row.declared:2} declared, {row.left:2} left, "
+            f"{row.locked} of {len(row.externals)} locked  ",
+            end="",
         )
         print("; ".join(row.externals) or "-")
         names.update(item.partition(" ")[0] for item in row.externals)
     print(f"{len(rows)} releases, {len(names)} names: {', '.join(sorted(names))}")
+    print(f"{sum(row.seconds for row in rows):.1f} s to find and repoint them all, in one process")
+    whole = [row for row in rows if not row.unlocked]
+    print(f"{len(whole)} releases are locked whole; in no lock file, for they could not be had:")
+    absent: dict[str, list[str]] = {}
+    for row in rows:
+        for item in row.unlocked:
+            absent.setdefault(item, []).append(row.release)
+    for item, releases in sorted(absent.items()):
+        print(f"    {item}  ({releases[0]}{f' to {releases[-1]}' if len(releases) > 1 else ''})")
     bad = [f"{row.release}: {violation}" for row in rows for violation in row.violations]
     for violation in bad:
         print(f"VIOLATION {violation}")
@@ -100,6 +119,7 @@ def examine(archive: Path, device: str, cuda: str) -> Row:
             f"{one.name} {one.revision[:12]}{'' if one.needed == 'yes' else ' (maybe)'}" for one in needed
         ]
         bad = row.violations
+        _hold_against_lock(row, needed)
         if len(found) != sum(written.values()):
             bad.append(f"{len(found)} externals found, {sum(written.values())} GIT_REPOSITORY lines written")
         bad += [
@@ -122,6 +142,26 @@ def examine(archive: Path, device: str, cuda: str) -> Row:
         if _contents(tree) != before:
             bad.append("a second application changed something")
     return row
+
+
+def _hold_against_lock(row: Row, needed: Sequence[External]) -> None:
+    from vllm_builder.resources import shipped
+    from vllm_builder.stages.vendor import read_lock
+    from vllm_builder.stages.vendor.locking import key
+
+    path = shipped("locks") / f"vllm-{row.release}.toml"
+    if not path.is_file():
+        row.violations.append(f"{path.name} is not there")
+        return
+    lock = read_lock(path)
+    have, absent = {key(one) for one in lock.externals}, {key(one) for one in lock.unlocked}
+    for one in needed:
+        if key(one) in have:
+            row.locked += 1
+        elif key(one) in absent:
+            row.unlocked.append(f"{one.name} {one.revision} {one.url}")
+        else:
+            row.violations.append(f"{path.name} does not say what {one.name} {one.revision} is")
 
 
 def _fetches(tree: Path) -> dict[str, int]:

@@ -171,6 +171,10 @@ def test_without_a_place_to_remember_compilers_are_found_all_the_same(tmp_path: 
         ("0.9.2", "cpu", "x86_64", "8.5.0", False),
         ("0.16.0", "cuda", "x86_64", "11.2.0", True),
         ("v0.21.0", "cuda", "x86_64", "11.2.0", False),
+        ("0.31.0", "cuda", "x86_64", "12.2.0", True),
+        ("0.32.0", "cuda", "x86_64", "12.2.0", False),
+        ("0.32.0", "cuda", "x86_64", "13.1.0", True),
+        ("0.33.0", "cpu", "x86_64", "12.3.0", True),
         ("main", "cpu", "x86_64", "4.8.0", True),
     ],
 )

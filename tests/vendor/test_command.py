@@ -58,6 +58,22 @@ def test_check_of_a_tree_that_differs(vendor, upstream: Upstream, tmp_path: Path
     assert "kit is not in the tree (vllm/third_party/kit.src)" in json.loads(checked.stdout)["problems"]
 
 
+def test_lock_past_what_cannot_be_had_and_add_it_later(vendor, upstream: Upstream, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    settings = tmp_path / "vllm-builder.toml"
+    whole = settings.read_text()
+    settings.write_text(whole.replace(str(upstream.attention.path), str(tmp_path / "none")))
+    assert vendor("--lock").returncode == VendorError.exit_code
+    assert not (tmp_path / "locks").exists()
+    kept = vendor("--lock", "--keep-going")
+    assert kept.returncode == 1
+    assert "Attention main: https://git.invalid/attention could not be had" in kept.stdout
+    assert vendor("--check").returncode == 1
+    settings.write_text(whole)
+    added = vendor("--lock", "--add")
+    assert added.returncode == 0, added.stderr
+    assert vendor("--check").returncode == 0
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -78,6 +94,8 @@ def test_a_source_that_cannot_be_used(vendor, text: str, words: str, tmp_path: P
 def test_what_excludes_each_other(vendor) -> None:  # type: ignore[no-untyped-def]
     assert vendor("--lock", "--check").returncode == 10
     assert vendor("--lock", "--offline").returncode == 10
+    assert vendor("--check", "--add").returncode == 10
+    assert vendor("--keep-going").returncode == 10
 
 
 def test_the_shipped_lock_is_known_where_the_person_has_none(tmp_path: Path, upstream: Upstream) -> None:

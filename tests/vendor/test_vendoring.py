@@ -118,7 +118,7 @@ def test_check_tells_what_differs(upstream: Upstream) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["format = 1\n", "][", 'release = "1"\nformat = 2\n', 'release = "1"\nexternal = 1\n']
+    "text", ["format = 1\n", "][", 'release = "1"\nformat = 3\n', 'release = "1"\nexternal = 1\n']
 )
 def test_a_lock_file_that_is_none(text: str, tmp_path: Path) -> None:
     (tmp_path / "l.toml").write_text(text)

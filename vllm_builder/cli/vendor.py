@@ -38,6 +38,15 @@ def _others() -> tuple[str, ...]:
 @click.option("--list", "list_", is_flag=True, help="Show what the build would fetch (the default)")
 @click.option("--lock", "lock_", is_flag=True, help="Write the lock file")
 @click.option(
+    "--add",
+    is_flag=True,
+    help="With --lock: keep what the file has and lock the rest, say for another device",
+)
+@click.option(
+    "--keep-going", is_flag=True,
+    help="With --lock: write down by name what cannot be had and lock the others; exit code 1 if any",
+)  # fmt: skip
+@click.option(
     "--check", "check_", is_flag=True, help="Compare the lock file with the release; exit code 1 if not alike"
 )
 @click.option(
@@ -49,6 +58,8 @@ def vendor(
     cuda: str | None,
     list_: bool,
     lock_: bool,
+    add: bool,
+    keep_going: bool,
     check_: bool,
     tree: Path | None,
     json_: bool,
@@ -57,10 +68,14 @@ def vendor(
     """Find, lock, check or place the external sources of VERSION, for a device."""
     from vllm_builder.settings.layers import gather
     from vllm_builder.stages.plan.externals import lock_of_release, lock_to_write
-    from vllm_builder.stages.vendor import check, fetch_externals, lock, write_lock
+    from vllm_builder.stages.vendor import check, fetch_externals, lock, read_lock, write_lock
+    from vllm_builder.stages.vendor.locking import for_build, joined, key
+    from vllm_builder.stages.vendor.model import Lock
 
     if sum((list_, lock_, check_)) > 1:
         raise SettingsError("--list, --lock and --check exclude each other.", next="Give one of them.")
+    if (add or keep_going) and not lock_:
+        raise SettingsError("--add and --keep-going are about --lock.", next="Give --lock with them.")
     emit = screen.listener()
     layers = gather(given(options), dict(os.environ))
     release, externals, cmake, settings = _look(layers, cuda, emit)
@@ -74,9 +89,19 @@ def vendor(
             raise SettingsError(
                 "--lock asks the repositories, and --offline forbids it.", next="Leave one out."
             )
+        before = read_lock(path, release) if add and path.is_file() else Lock(release=release)
+        there = {key(one) for one in before.externals}
         found = lock(
-            externals, settings.externals, default_cache(settings), release=release, cmake=cmake, emit=emit
+            [one for one in externals if key(one) not in there],
+            settings.externals,
+            default_cache(settings),
+            release=release,
+            cmake=cmake,
+            emit=emit,
+            keep_going=keep_going,
         )
+        problems = [f"{one.name} {one.revision}: {one.url} could not be had" for one in found.unlocked]
+        found = joined(before, found)
         write_lock(found, path)
     elif check_ or (tree and not list_):
         found, path = lock_of_release(settings, release)
@@ -93,10 +118,11 @@ def vendor(
                     details=problems,
                     next="Write it anew with --lock.",
                 )
+            needed = for_build(found, externals)
             fetch_externals(
-                found, settings.externals, tree, default_cache(settings), emit, offline=settings.offline
+                needed, settings.externals, tree, default_cache(settings), emit, offline=settings.offline
             )
-            apply(PatchSelection(steps=patch_steps(found)), tree, emit=emit)
+            apply(PatchSelection(steps=patch_steps(needed)), tree, emit=emit)
     screen.finish()
     if json_:
         screen.print_json(

@@ -18,9 +18,10 @@ from vllm_builder.resources import shipped
 from vllm_builder.settings.model import Settings
 from vllm_builder.stages.patch.operations import Step
 from vllm_builder.stages.vendor import cmake_files, discover, lock, patch_steps, read_lock
-from vllm_builder.stages.vendor.locking import check, given
+from vllm_builder.stages.vendor.locking import check, given, key
 from vllm_builder.stages.vendor.mirrors import how_to_supply
 from vllm_builder.stages.vendor.model import External, Lock, LockedExternal
+from vllm_builder.stages.vendor.unneeded import table
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +67,16 @@ def plan_externals(
     if not wanted:
         return Externals()
     path, own = lock_file(settings, release)
-    known = _of_release(path, release) if path else None
+    known = read_lock(path, release) if path else None
     picked = {key(one): one for one in known.externals} if known else {}
     unknown = [one for one in wanted if key(one) not in picked]
-    if unknown and own:
+    absent = {key(one) for one in known.unlocked} if known else set()
+    if own and any(key(one) not in absent for one in unknown):
         assert known is not None
         raise VendorError(
             f"{path} does not fit this build.",
             why=f"The CMake files of {release} fetch what it does not have.",
-            details=[line for line in check(known, wanted) if "does not need it" not in line],
+            details=check(known, found),
             next="Write it anew with vllm-builder vendor VERSION --lock, or leave --lock-file out.",
         )
     asked = _ask(unknown, folder, release, settings, cache, emit) if unknown else {}
@@ -124,9 +126,9 @@ def lock_file(settings: Settings, release: str) -> tuple[Path | None, bool]:
     if settings.lock_file is not None:
         return settings.lock_file.expanduser(), True
     own = lock_to_write(settings, release)
-    if own.is_file():
-        return own, True
     ours = shipped("locks") / own.name
+    if own.is_file() and not (ours.is_file() and own.samefile(ours)):
+        return own, True
     return (ours, False) if ours.is_file() else (None, False)
 
 
@@ -143,23 +145,7 @@ def lock_of_release(settings: Settings, release: str) -> tuple[Lock, Path]:
     """
     path, _ = lock_file(settings, release)
     path = path or lock_to_write(settings, release)
-    return _of_release(path, release), path
-
-
-def key(one: External | LockedExternal) -> tuple[str, str]:
-    """What makes an external of a release the same one."""
-    return one.name.casefold(), one.revision
-
-
-def _of_release(path: Path, release: str) -> Lock:
-    found = read_lock(path)
-    if found.release != release:
-        raise VendorError(
-            f"{path} is for {found.release}, not for {release}.",
-            why="Releases name different revisions of the same external sources.",
-            next="Give another --lock-file, or none.",
-        )
-    return found
+    return read_lock(path, release), path
 
 
 def _ask(
@@ -176,6 +162,7 @@ def _ask(
             "release": release,
             "external": one.model_dump(mode="json", exclude={"file", "line", "conditions", "needed", "why"}),
             "submodules": None if asked is None else list(asked),
+            "unneeded": [rule.model_dump(mode="json") for rule in table()],
         }
         answer = None if settings.refresh and not settings.offline else _locked(memo.get(question))
         if answer is not None:

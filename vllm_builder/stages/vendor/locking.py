@@ -24,7 +24,16 @@ from vllm_builder.stages.vendor.mirrors import (
     submodule_url,
     trying,
 )
-from vllm_builder.stages.vendor.model import External, Lock, LockedExternal, LockedSubmodule, Sources
+from vllm_builder.stages.vendor.model import (
+    External,
+    Lock,
+    LockedExternal,
+    LockedSubmodule,
+    Sources,
+    Unlocked,
+)
+from vllm_builder.stages.vendor.treehash import inside
+from vllm_builder.stages.vendor.unneeded import unneeded
 
 FOLDER: Final = "vllm/third_party/{name}.src"
 """Where an external lies in the tree. A folder with a dot in its name is no Python package to any of
@@ -41,6 +50,7 @@ def lock(
     release: str,
     cmake: Mapping[str, bytes] = {},  # never changed
     emit: Emit = ignore,
+    keep_going: bool = False,
 ) -> Lock:
     """Find out what the externals that are needed (or may be) exactly are.
 
@@ -50,6 +60,7 @@ def lock(
 
     Args:
         cmake: the release's CMake files, see :func:`cmake_files`.
+        keep_going: one that cannot be had is told of and written down as such, and the others are locked.
 
     Raises:
         VendorError: a repository cannot be reached, or does not have the revision.
@@ -58,39 +69,53 @@ def lock(
     names = [external.name.casefold() for external in wanted]
     mentions = _mentions(cmake)
     found: list[LockedExternal] = []
+    unlocked: list[Unlocked] = []
     for external in wanted:
-        trail = (external.name,)
-        if not external.url or not external.revision:
-            raise VendorError(
-                f"What {external.name} is cannot be told from {external.file}:{external.line}.",
-                why="Its repository or revision is not fixed there, or it is fetched by other means than git.",
-                next="Build that release with network.",
+        alone = names.count(external.name.casefold()) == 1
+        try:
+            found.append(_lock_one(external, sources, cache, emit, mentions, alone=alone))
+        except VendorError as error:
+            if not keep_going:
+                raise
+            emit(Note(stage="vendor", message=f"{error.what} {error.why}", level="warning"))
+            unlocked.append(
+                Unlocked(name=external.name, url=redact(external.url), revision=external.revision)
             )
-        mirror = _git_mirror(external.url, trail, sources, cache, emit)
-        commit, ref = trying(partial(mirror.resolve, external.revision), mirror, trail, emit)
-        trying(partial(mirror.fetch, commit, ref), mirror, trail, emit)
-        asked = given(sources, external.name)
-        chosen = asked if asked is not None else external.submodules
-        submodules, left_out = _submodules(
-            mirror, commit, trail, sources, cache, emit, chosen=chosen, mentions=mentions
+    return Lock(release=release, externals=tuple(found), unlocked=tuple(unlocked))
+
+
+def _lock_one(
+    external: External, sources: Sources, cache: Cache, emit: Emit, mentions: Collection[str], *, alone: bool
+) -> LockedExternal:
+    trail = (external.name,)
+    if not external.url or not external.revision:
+        raise VendorError(
+            f"What {external.name} is cannot be told from {external.file}:{external.line}.",
+            why="Its repository or revision is not fixed there, or it is fetched by other means than git.",
+            next="Build that release with network.",
         )
-        name = (
-            external.name if names.count(external.name.casefold()) == 1 else f"{external.name}-{commit[:8]}"
-        )
-        found.append(
-            LockedExternal(
-                name=external.name,
-                url=redact(external.url),
-                revision=external.revision,
-                written=external.written,
-                folder=FOLDER.format(name=name),
-                commit=commit,
-                tree=mirror.tree_of(commit),
-                submodules=submodules,
-                left_out=left_out,
-            )
-        )
-    return Lock(release=release, externals=tuple(found))
+    mirror = _git_mirror(external.url, trail, sources, cache, emit)
+    without = unneeded(external.url, mentions)
+    commit, ref = trying(partial(mirror.resolve, external.revision), mirror, trail, emit)
+    trying(partial(mirror.fetch, commit, ref, without), mirror, trail, emit)
+    asked = given(sources, external.name)
+    chosen = asked if asked is not None else external.submodules
+    submodules, left_out = _submodules(
+        mirror, commit, trail, sources, cache, emit, chosen=chosen, mentions=mentions, without=without
+    )
+    name = external.name if alone else f"{external.name}-{commit[:8]}"
+    return LockedExternal(
+        name=external.name,
+        url=redact(external.url),
+        revision=external.revision,
+        written=external.written,
+        folder=FOLDER.format(name=name),
+        commit=commit,
+        tree=mirror.tree_of(commit, without),
+        without=without,
+        submodules=submodules,
+        left_out=left_out,
+    )
 
 
 def given(sources: Sources, name: str) -> tuple[str, ...] | None:
@@ -119,19 +144,20 @@ def _submodules(
     *,
     chosen: tuple[str, ...] | None,
     mentions: Collection[str],
+    without: tuple[str, ...],
 ) -> tuple[tuple[LockedSubmodule, ...], dict[str, str]]:
-    files = list(mirror.files(commit))
+    files = [file for file in mirror.files(commit) if not inside(file[2], without)]
     links = {path: blob for mode, blob, path in files if mode == "160000"}
     if not links:
         return (), {}
     urls = mirror.gitmodules(commit)
+    code = {
+        path: mirror.text(commit, path)
+        for mode, _, path in files
+        if mode.startswith("100") and path.rpartition("/")[2].endswith((".cmake", "CMakeLists.txt"))
+    }
+    texts = {*mentions, *_mentions(code)}
     if chosen is None:
-        code = {
-            path: mirror.text(commit, path)
-            for mode, _, path in files
-            if mode.startswith("100") and path.rpartition("/")[2].endswith((".cmake", "CMakeLists.txt"))
-        }
-        texts = {*mentions, *_mentions(code)}
         chosen = tuple(path for path in links if any(path in text for text in texts))
     unknown = set(chosen) - set(links)
     if unknown:
@@ -153,16 +179,18 @@ def _submodules(
             raise VendorError(f"The submodules of {trail[0]} are nested too deeply ({'/'.join(inner)}).")
         url = submodule_url(mirror.declared, urls[path])
         other = _git_mirror(url, inner, sources, cache, emit)
-        trying(partial(other.fetch, links[path]), other, inner, emit)
+        less = unneeded(url, texts)
+        trying(partial(other.fetch, links[path], "", less), other, inner, emit)
         below, left_out = _submodules(
-            other, links[path], inner, sources, cache, emit, chosen=None, mentions=()
+            other, links[path], inner, sources, cache, emit, chosen=None, mentions=(), without=less
         )
         found.append(
             LockedSubmodule(
                 path=path,
                 url=redact(url),
                 commit=links[path],
-                tree=other.tree_of(links[path]),
+                tree=other.tree_of(links[path], less),
+                without=less,
                 submodules=below,
                 left_out=left_out,
             )
@@ -190,14 +218,17 @@ def _mentions(code: Mapping[str, bytes]) -> set[str]:
 
 
 # -- files ------------------------------------------------------------------------------------------
-def read_lock(path: Path) -> Lock:
+def read_lock(path: Path, release: str = "") -> Lock:
     """Read a lock file.
 
+    Args:
+        release: the one that it must be for.
+
     Raises:
-        VendorError: it does not exist, or is not one.
+        VendorError: it does not exist, is not one, or is another release's.
     """
     try:
-        return Lock.model_validate(tomllib.loads(path.read_text("utf-8")))
+        lock = Lock.model_validate(tomllib.loads(path.read_text("utf-8")))
     except FileNotFoundError:
         raise VendorError(
             f"There is no lock file {path}.", next="Write it with vllm-builder vendor VERSION --lock."
@@ -210,6 +241,13 @@ def read_lock(path: Path) -> Lock:
         raise VendorError(
             f"The lock file {path} cannot be used.", why=why, next="Write it anew with --lock."
         ) from error
+    if release and lock.release != release:
+        raise VendorError(
+            f"{path} is for {lock.release}, not for {release}.",
+            why="Releases name different revisions of the same external sources.",
+            next="Give another --lock-file, or none.",
+        )
+    return lock
 
 
 def write_lock(lock: Lock, path: Path) -> None:
@@ -235,6 +273,34 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
+def key(one: External | LockedExternal | Unlocked) -> tuple[str, str]:
+    """What makes an external of a release the same one."""
+    return one.name.casefold(), one.revision
+
+
+def for_build(lock: Lock, externals: Iterable[External]) -> Lock:
+    """A lock without what this build does not need, which may be another device's."""
+    needed = {key(external) for external in externals if external.needed != "no"}
+    return lock.model_copy(
+        update={"externals": tuple(one for one in lock.externals if key(one) in needed), "unlocked": ()}
+    )
+
+
+def joined(before: Lock, added: Lock) -> Lock:
+    """What both have; one that was had now is no longer missing."""
+    taken = {one.folder for one in before.externals}
+    renamed = (
+        one.model_copy(update={"folder": FOLDER.format(name=f"{one.name}-{one.commit[:8]}")})
+        if one.folder in taken
+        else one
+        for one in added.externals
+    )
+    externals = (*before.externals, *renamed)
+    have = {key(one) for one in externals}
+    absent = {key(one): one for one in (*before.unlocked, *added.unlocked) if key(one) not in have}
+    return Lock(release=before.release, externals=externals, unlocked=tuple(absent.values()))
+
+
 # -- checking ---------------------------------------------------------------------------------------
 def check(lock: Lock, externals: Iterable[External], tree: Path | None = None) -> tuple[str, ...]:
     """What does not agree between a lock, a release and, where given, its tree; empty: everything does.
@@ -245,26 +311,29 @@ def check(lock: Lock, externals: Iterable[External], tree: Path | None = None) -
     from vllm_builder.stages.vendor.placing import verify
 
     problems: list[str] = []
-    locked = {(one.name.casefold(), one.revision): one for one in lock.externals}
-    needed: set[tuple[str, str]] = set()
+    externals = tuple(externals)
+    locked = {key(one): one for one in lock.externals}
+    absent = {key(one) for one in lock.unlocked}
+    declared = {key(external) for external in externals}
+    needed = {key(external) for external in externals if external.needed != "no"}
     for external in externals:
-        key = (external.name.casefold(), external.revision)
-        if external.needed == "no":
+        if key(external) not in needed:
             continue
-        needed.add(key)
-        one = locked.get(key)
+        one = locked.get(key(external))
         if one is None:
-            others = [revision for name, revision in locked if name == key[0]]
-            inside = f"the lock has it at {', '.join(others)}" if others else "the lock does not have it"
-            problems.append(f"{external.name} at {external.revision} is needed; {inside}")
+            others = [other.revision for other in lock.externals if key(other)[0] == key(external)[0]]
+            has = f"the lock has it at {', '.join(others)}" if others else "the lock does not have it"
+            if key(external) in absent:
+                has = "it could not be had when the lock was written"
+            problems.append(f"{external.name} at {external.revision} is needed; {has}")
         elif repository_key(one.url) != repository_key(external.url):
             problems.append(f"{external.name} comes from {external.url}; the lock has it from {one.url}")
     problems.extend(
-        f"{one.name} at {one.revision} is in the lock, and this build does not need it"
-        for key, one in locked.items()
-        if key not in needed
+        f"{one.name} at {one.revision} is in the lock, and the release does not fetch it"
+        for one in lock.externals
+        if key(one) not in declared
     )
-    for one in lock.externals if tree is not None else ():
+    for one in for_build(lock, externals).externals if tree is not None else ():
         assert tree is not None
         folder = tree / one.folder
         if not folder.is_dir():

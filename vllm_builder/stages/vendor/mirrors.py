@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import urljoin
@@ -133,17 +133,32 @@ class ExternalMirror(Mirror):
             write_atomic(exact, "* -text -filter -ident -working-tree-encoding\n")
         super().checkout(commit, folder, select or wanted)
 
-    def fetch(self, commit: str, ref: str = "") -> None:
+    def has(self, commit: str, without: Sequence[str] = ()) -> bool:
+        """Whether the commit is here with all its files that are wanted."""
+        if super().has(commit):
+            return True
+        if not self.content.is_dir():
+            return False
+        try:
+            self._git(self.content, "rev-parse", "--verify", "--quiet", f"refs/partial/{commit}^{{tree}}")
+            return not self._absent(commit, without)
+        except GitFailed:
+            return False
+
+    def fetch(self, commit: str, ref: str = "", without: Sequence[str] = ()) -> None:
         """Bring one commit and those of its files that are wanted, where the server can send them apart.
+
+        Args:
+            without: folders of which nothing is wanted.
 
         Raises:
             GitFailed
             HashMismatch: the ref that has it in the lock is another commit by now.
         """
-        if self.has(commit):
+        if self.has(commit, without):
             return
         with self._locked(self.content):
-            if self.has(commit):
+            if self.has(commit, without):
                 return
             only = ["--depth=1", "--no-tags", "--filter=blob:none", *self._server()]
             try:
@@ -160,11 +175,8 @@ class ExternalMirror(Mirror):
                         next="If the tag was moved on purpose, write a new lock (vllm-builder vendor VERSION --lock); "
                         "else give the exact revision with another git, path or archive in [externals.NAME].",
                     ) from error
-            files = {blob for mode, blob, path in self.files(commit) if mode != "160000" and wanted(path)}
-            listed = self._git(
-                self.content, "rev-list", "--objects", "--no-object-names", "--missing=print", "-1", commit
-            )
-            absent = sorted(files & {line[1:] for line in listed.splitlines() if line.startswith("?")})
+                self._git(self.content, "update-ref", f"refs/partial/{commit}", commit)
+            absent = self._absent(commit, without)
             self._files_only = True
             try:
                 for start in range(0, len(absent), _AT_ONCE):
@@ -172,7 +184,18 @@ class ExternalMirror(Mirror):
                     self._fetch(self.content, ["--no-tags", "--filter=blob:none", *self._server()], *part)
             finally:
                 self._files_only = False
-            self._git(self.content, "update-ref", f"refs/commits/{commit}", commit)
+            if not without:
+                self._git(self.content, "update-ref", f"refs/commits/{commit}", commit)
+
+    def _absent(self, commit: str, without: Sequence[str]) -> list[str]:
+        """The files that are wanted of a commit and not here."""
+        files = {
+            blob for mode, blob, path in self.files(commit) if mode != "160000" and wanted(path, without)
+        }
+        listed = self._git(
+            self.content, "rev-list", "--objects", "--no-object-names", "--missing=print", "-1", commit
+        )
+        return sorted(files & {line[1:] for line in listed.splitlines() if line.startswith("?")})
 
     def _config(self) -> dict[str, str]:
         # The server must not think that whoever has a commit has its files.
@@ -186,9 +209,9 @@ class ExternalMirror(Mirror):
         allow = "-c uploadpack.allowFilter=true -c uploadpack.allowAnySHA1InWant=true"
         return [f"--upload-pack=git {allow} upload-pack"]
 
-    def tree_of(self, commit: str) -> str:
+    def tree_of(self, commit: str, without: Sequence[str] = ()) -> str:
         """See :func:`tree_hash`."""
-        return tree_hash(self.files(commit))
+        return tree_hash(self.files(commit), without)
 
     def text(self, commit: str, path: str) -> bytes:
         found = self._git(self.content, "cat-file", "blob", f"{commit}:{path}")

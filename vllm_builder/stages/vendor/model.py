@@ -65,6 +65,9 @@ class LockedSubmodule(Model):
     url: Free[str]
     commit: _Hash
     tree: _Hash
+    """git's hash over all its files, but for pictures and what is in the folders of ``without``."""
+    without: tuple[_Path, ...] = ()
+    """Folders that no build reads: not fetched, not placed, not counted."""
     submodules: tuple[LockedSubmodule, ...] = ()
     left_out: dict[str, str] = Field(default={})
     """Submodules that nothing asks for: path and commit. Their folders stay empty."""
@@ -83,16 +86,29 @@ class LockedExternal(Model):
     """Where it lies in the release's tree."""
     commit: _Hash
     tree: _Hash
+    without: tuple[_Path, ...] = ()
     submodules: tuple[LockedSubmodule, ...] = ()
     left_out: dict[str, str] = Field(default={})
 
 
-class Lock(Model):
-    """What a release's externals are. Its digest covers contents, not where they were had from."""
+class Unlocked(Model):
+    """An external source of a release that could not be had when its lock was written."""
 
-    format: Literal[1] = 1
+    name: str
+    url: Free[str]
+    revision: str
+
+
+class Lock(Model):
+    """What a release's externals are. Its digest covers contents, not where they were had from.
+
+    Format 2 knows ``without`` and ``unlocked``; files of format 1 have neither and mean whole repositories.
+    """
+
+    format: Literal[1, 2] = 2
     release: str
     externals: tuple[LockedExternal, ...] = ()
+    unlocked: Free[tuple[Unlocked, ...]] = ()
 
 
 class ExternalSource(Model):

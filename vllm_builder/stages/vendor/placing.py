@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vllm_builder.cache import Cache
@@ -28,7 +28,7 @@ from vllm_builder.stages.vendor.model import (
     LockedSubmodule,
     Sources,
 )
-from vllm_builder.stages.vendor.treehash import folder_hash, wanted
+from vllm_builder.stages.vendor.treehash import folder_hash, inside, wanted
 
 _Locked = LockedExternal | LockedSubmodule
 
@@ -110,7 +110,7 @@ def verify(one: _Locked, folder: Path, trail: tuple[str, ...]) -> None:
         HashMismatch
     """
     links = {part.path: part.commit for part in one.submodules} | one.left_out
-    found = folder_hash(folder, links)
+    found = folder_hash(folder, links, one.without)
     if found != one.tree:
         raise HashMismatch(
             f"{'/'.join(trail)} is not what the lock names.",
@@ -133,9 +133,8 @@ class _Placer:
         if files is None:
             self.checkout(one, source, folder, trail, scratch)
         else:
-            self.copy(files, folder, trail)
-        for path in one.left_out:
-            remove_tree(folder / path)
+            self.copy(files, folder, trail, one.without)
+        _drop(one, folder)
         for part in one.submodules:
             target, inner = folder / part.path, (*trail, part.path)
             if target.is_dir() and any(target.iterdir()):
@@ -159,8 +158,7 @@ class _Placer:
         files: ExternalSource | None,
     ) -> None:
         """A submodule came with its parent's folder or archive: see to the ones in it."""
-        for path in one.left_out:
-            remove_tree(folder / path)
+        _drop(one, folder)
         for part in one.submodules:
             target, inner = folder / part.path, (*trail, part.path)
             if target.is_dir() and any(target.iterdir()):
@@ -174,7 +172,7 @@ class _Placer:
         """Whoever gives files by hand does so for want of a network: do not reach for it behind their back."""
         if files is None or given_source(self.sources, trail, one.url) is not None:
             return
-        if ExternalMirror(one.url, None, self.cache, self.emit).has(one.commit):
+        if ExternalMirror(one.url, None, self.cache, self.emit).has(one.commit, one.without):
             return
         raise VendorError(
             f"{files.archive or files.path} has nothing of the submodule {trail[-1]}.",
@@ -193,14 +191,21 @@ class _Placer:
     ) -> None:
         mirror = ExternalMirror(one.url, source, self.cache, self.emit)
         ref = one.revision if isinstance(one, LockedExternal) and one.revision != one.commit else ""
-        trying(lambda: mirror.fetch(one.commit, ref), mirror, trail, self.emit)
+        trying(lambda: mirror.fetch(one.commit, ref, one.without), mirror, trail, self.emit)
         place = Path(tempfile.mkdtemp(prefix="checkout-", dir=scratch)) / "tree"
         place.mkdir()
-        trying(lambda: mirror.checkout(one.commit, place), mirror, trail, self.emit)
+        trying(
+            lambda: mirror.checkout(one.commit, place, lambda path: wanted(path, one.without)),
+            mirror,
+            trail,
+            self.emit,
+        )
         folder.rmdir()
         place.replace(folder)
 
-    def copy(self, source: ExternalSource, folder: Path, trail: tuple[str, ...]) -> None:
+    def copy(
+        self, source: ExternalSource, folder: Path, trail: tuple[str, ...], without: Sequence[str]
+    ) -> None:
         given = source.archive or source.path
         assert given is not None
         given = given.expanduser()
@@ -211,11 +216,11 @@ class _Placer:
         folder.rmdir()
         try:
             if given.is_dir():
-                shutil.copytree(given, folder, symlinks=True, ignore=_unwanted)
+                shutil.copytree(given, folder, symlinks=True, ignore=_unwanted(given, without))
             else:
                 from vllm_builder.stages.source.extraction import extract
 
-                extract(given, folder, select=wanted)
+                extract(given, folder, select=lambda path: wanted(path, without))
         except BuilderError as error:
             error.details = (*error.details, f"for the external source {'/'.join(trail)}")
             raise
@@ -226,12 +231,33 @@ class _Placer:
         found = []
         if source is None or not is_files(source):
             mirror = ExternalMirror(one.url, source, self.cache, self.emit)
-            if not mirror.local and not mirror.has(one.commit):
+            if not mirror.local and not mirror.has(one.commit, one.without):
                 found.append(f"{'/'.join(trail)}: {one.url} at {one.commit}")
             for part in one.submodules:
                 found.extend(self.missing(part, (*trail, part.path)))
         return found
 
 
-def _unwanted(folder: str, names: Sequence[str]) -> list[str]:
-    return [name for name in names if name == ".git" or not (wanted(name) or Path(folder, name).is_dir())]
+def _drop(one: _Locked, folder: Path) -> None:
+    """Remove what does not count. A folder by hand may hold links: nothing is removed through them."""
+    for path in (*one.left_out, *one.without):
+        if any((folder / parent).is_symlink() for parent in Path(path).parents if parent.name):
+            continue
+        if (folder / path).is_symlink():
+            (folder / path).unlink()
+        else:
+            remove_tree(folder / path)
+
+
+def _unwanted(root: Path, without: Sequence[str]) -> Callable[[str, list[str]], list[str]]:
+    def ignored(folder: str, names: list[str]) -> list[str]:
+        found = []
+        for name in names:
+            path = Path(folder, name)
+            relative = path.relative_to(root).as_posix()
+            keep = not inside(relative, without) if path.is_dir() else wanted(relative, without)
+            if name == ".git" or not keep:
+                found.append(name)
+        return found
+
+    return ignored

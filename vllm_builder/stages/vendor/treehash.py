@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,16 +25,25 @@ Entry = tuple[str, str, str]
 """Mode as git writes it (``100644``), object id, path."""
 
 
-def wanted(path: str) -> bool:
-    """Whether a file of an external is fetched, placed and counted."""
-    return not path.lower().endswith(_PICTURES)
+def wanted(path: str, without: Sequence[str] = ()) -> bool:
+    """Whether a file of an external is fetched, placed and counted.
+
+    Args:
+        without: folders of which nothing is.
+    """
+    return not path.lower().endswith(_PICTURES) and not inside(path, without)
 
 
-def tree_hash(entries: Iterable[Entry]) -> str:
+def inside(path: str, folders: Sequence[str]) -> bool:
+    """Whether a path is one of the folders, or lies in one of them."""
+    return any(path == folder or path.startswith(f"{folder}/") for folder in folders)
+
+
+def tree_hash(entries: Iterable[Entry], without: Sequence[str] = ()) -> str:
     """The object id of the tree that these files and submodules make; what is not wanted does not count."""
     root: dict[str, Any] = {}
     for mode, oid, path in entries:
-        if mode == "160000" or wanted(path):
+        if wanted(path, without) or (mode == "160000" and not inside(path, without)):
             *parents, name = path.split("/")
             folder = root
             for parent in parents:
@@ -58,28 +67,33 @@ def _object(folder: Mapping[str, Any]) -> bytes:
     return hashlib.sha1(b"tree %d\0" % len(body) + body, usedforsecurity=False).digest()
 
 
-def folder_hash(root: Path, submodules: Mapping[str, str] = {}) -> str:  # never changed
+def folder_hash(
+    root: Path,
+    submodules: Mapping[str, str] = {},  # never changed
+    without: Sequence[str] = (),
+) -> str:
     """:func:`tree_hash` of a folder.
 
     Args:
         submodules: path and commit of the submodules; what lies in their folders does not count.
+        without: folders that do not count either.
 
     Raises:
         NotWritable, BuilderError: something cannot be read.
     """
     with os_errors(f"reading {root}"):
         links = [("160000", commit, path) for path, commit in submodules.items()]
-        return tree_hash([*_entries(root, "", submodules), *links])
+        return tree_hash([*_entries(root, "", {*submodules, *without}), *links], without)
 
 
-def _entries(folder: Path, prefix: str, submodules: Collection[str]) -> Iterator[Entry]:
+def _entries(folder: Path, prefix: str, passed_over: Collection[str]) -> Iterator[Entry]:
     for entry in os.scandir(folder):
         path = f"{prefix}{entry.name}"
-        if path in submodules or entry.name == ".git":
+        if path in passed_over or entry.name == ".git":
             continue
         mode = entry.stat(follow_symlinks=False).st_mode
         if stat.S_ISDIR(mode):
-            yield from _entries(Path(entry.path), f"{path}/", submodules)
+            yield from _entries(Path(entry.path), f"{path}/", passed_over)
         elif wanted(path):
             if stat.S_ISLNK(mode):
                 yield "120000", _link(Path(entry.path)), path
