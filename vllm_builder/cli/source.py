@@ -15,8 +15,9 @@ from vllm_builder.settings.layers import Layers
 
 def hand_over(layers: Layers, dest: str, json_: bool, emit: Emit) -> None:
     """Fetch, patch, and say how to go on."""
+    from vllm_builder.api import decide
     from vllm_builder.stages.patch import apply
-    from vllm_builder.stages.plan.make import default_cache, make_plan, source_request
+    from vllm_builder.stages.plan.make import default_cache, source_request
     from vllm_builder.stages.source import fetch
 
     target = Path(dest).expanduser().absolute()
@@ -26,7 +27,7 @@ def hand_over(layers: Layers, dest: str, json_: bool, emit: Emit) -> None:
             why="A tree is never laid over another one.",
             next="Give --dest a new folder, or remove that one.",
         )
-    plan, settings = make_plan(layers, emit=emit)
+    plan, settings = decide(layers, emit=emit)
     request = source_request(settings, plan.environment.indexes)
     fetch(plan.source, target, default_cache(settings), emit, offline=settings.offline, request=request)
     try:

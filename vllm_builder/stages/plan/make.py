@@ -31,6 +31,7 @@ from vllm_builder.stages.plan.cuda import CudaPlanner, torch_to_ask
 from vllm_builder.stages.plan.extensions import extensions_left_out
 from vllm_builder.stages.plan.externals import folder_variables, plan_externals
 from vllm_builder.stages.plan.model import Decision, Plan, Recipe
+from vllm_builder.stages.plan.pins import Pins
 from vllm_builder.stages.plan.release import Release
 from vllm_builder.stages.plan.requires import build_requirements
 from vllm_builder.stages.plan.torch import choose_environment
@@ -88,6 +89,8 @@ class _Maker:
     resolved: Resolved
     cache: Cache
     memo: Memo
+    pins: Pins | None = None
+    portable: bool = False
     decisions: list[Decision] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -130,7 +133,7 @@ class _Maker:
 
         settings = self.settings
         request = source_request(settings, indexes)
-        pin = resolve(request, self.cache, self.emit)
+        pin = self.pins.source if self.pins else resolve(request, self.cache, self.emit)
         self.say("release", pin.release, f"VERSION {settings.version}")
         self.say("source", f"{pin.kind} {pin.name} ({pin.identity[:19]})", pin.reason)
         return pin, request
@@ -166,6 +169,7 @@ class _Maker:
             present=torch_in(interpreter) if settings.torch in ("auto", "existing") else None,
             environ=self.environ,
             memo=self.memo,
+            pinned=self.pins.toolkit if self.pins else None,
         )
 
     # -- jobs and cache -----------------------------------------------------------------------
@@ -200,7 +204,8 @@ class _Maker:
         }
         from_builder, _ = self.layers.environment.get("variables", ({}, ""))
         # What was said to vllm-builder itself counts before the environment at large, and that before files.
-        named_here = {**from_builder, **self.layers.command_line.get("variables", {})}
+        fixed = self.layers.fixed.get("variables", {})
+        named_here = {**from_builder, **self.layers.command_line.get("variables", {}), **fixed}
         for name in self.settings.variables:
             if decided_by_plan(name) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
                 raise SettingsError(
@@ -213,7 +218,9 @@ class _Maker:
             found = {k: v for k, v in found.items() if k.startswith("VLLM_")}
         chosen = {**self.settings.variables, **found, **named_here}
         for name, value in chosen.items():
-            if name in named_here:
+            if name in fixed:
+                origin = self.layers.fixed_origin
+            elif name in named_here:
                 here = name in self.layers.command_line.get("variables", {})
                 origin = "command line" if here else "VLLM_BUILDER_VARIABLES"
             else:
@@ -229,9 +236,18 @@ def driver_answers(environ: Mapping[str, str]) -> bool:
 
 
 def make_plan(
-    layers: Layers, *, environ: Mapping[str, str] | None = None, emit: Emit = ignore
+    layers: Layers,
+    *,
+    environ: Mapping[str, str] | None = None,
+    emit: Emit = ignore,
+    pins: Pins | None = None,
+    portable: bool = False,
 ) -> tuple[Plan, Settings]:
     """Resolve everything into one plan.
+
+    Args:
+        pins: answers of an earlier planning, taken in place of asking.
+        portable: lock also those tools of the build environment that this machine happens to have.
 
     Returns:
         the plan, and the settings that it was made from (for what is no part of a plan: where to put things).
@@ -246,7 +262,7 @@ def make_plan(
     environ = dict(os.environ if environ is None else environ)
     resolved = layers.resolve()
     cache = default_cache(resolved.settings)
-    maker = _Maker(layers, environ, emit, resolved, cache, Memo(cache.memo, "plan"))
+    maker = _Maker(layers, environ, emit, resolved, cache, Memo(cache.memo, "plan"), pins, portable)
     plan = _make(maker)
     emit(StageFinished(stage="plan", seconds=time.monotonic() - started, summary=_summary(plan)))
     return plan, maker.settings
@@ -260,19 +276,20 @@ def _make(maker: _Maker) -> Plan:
     from vllm_builder.stages.patch import load, patterns_of, select
     from vllm_builder.stages.source import survey
 
-    environ, memo, layers = maker.environ, maker.memo, maker.layers
+    environ, memo, layers, pins = maker.environ, maker.memo, maker.layers, maker.pins
     device = maker.device()
     if add_device_recipe(layers, device):
         maker.say("recipe", layers.recipe_name, "the device's own (--recipe none for none)")
     elif layers.recipe_name:
         maker.say("recipe", layers.recipe_name, maker.origin("recipe"))
     maker.resolved = layers.resolve()
-    indexes = read_indexes(environ)
+    indexes = pins.indexes if pins else read_indexes(environ)
     pin, request = maker.source(indexes)
     # Tables of the recipe that name releases count from here on.
     maker.resolved = layers.resolve(pin.release)
     settings = maker.settings
-    sets = load((shipped("patches"), *(p.expanduser() for p in settings.patches)))
+    folders = (pins.patches,) if pins else (shipped("patches"), *(p.expanduser() for p in settings.patches))
+    sets = load(folders)
     parameters = {name for patch_set in sets.values() for name in patch_set.parameters}
     for name in settings.parameters:
         if name not in parameters:
@@ -294,8 +311,11 @@ def _make(maker: _Maker) -> Plan:
     toolkit: Toolkit | None = None
     if device == "cuda":
         archs = maker.archs()
+    requires_python = release.requires_python()
+    if pins:
+        requires_python = pins.requires_python(requires_python)
     interpreter, reason = find_interpreter(
-        settings.python, release.requires_python(), environ=environ, memo=memo, offline=settings.offline
+        settings.python, requires_python, environ=environ, memo=memo, offline=settings.offline
     )
     maker.say("Python", f"{interpreter.version} ({interpreter.path})", reason)
 
@@ -310,23 +330,27 @@ def _make(maker: _Maker) -> Plan:
         )
 
     compiler_cache = _compiler_cache(settings.compiler_cache, device)
-    requires = build_requirements(release, chosen({}), pin.identity, compiler_cache, environ, memo)
     cuda = wanted = None
     if device == "cuda":
         cuda = maker.cuda(release, pin.release, archs, interpreter)
         wanted, settings = torch_to_ask(cuda, cuda.choose())
-    environment, torch = choose_environment(
-        settings,
-        device,
-        release,
-        requires,
-        interpreter,
-        indexes,
-        environ=environ,
-        memo=memo,
-        emit=maker.emit,
-        wanted=wanted,
-    )
+    if pins:
+        environment, torch = pins.environment(interpreter)
+    else:
+        environment, torch = choose_environment(
+            settings,
+            device,
+            release,
+            build_requirements(
+                release, chosen({}), pin.identity, compiler_cache, environ, memo, portable=maker.portable
+            ),
+            interpreter,
+            indexes,
+            environ=environ,
+            memo=memo,
+            emit=maker.emit,
+            wanted=wanted,
+        )
     settings = maker.settings
     maker.say("torch", torch.version, torch.origin)
     if cuda is not None:
@@ -436,7 +460,7 @@ def _make(maker: _Maker) -> Plan:
         toolkit=toolkit,
         rust=rust,
         python_abi=None if limited_api or pure else interpreter.tag,
-        platform=f"{platform.system().lower()}-{platform.machine()}",
+        platform=plan_platform(),
         compile=compile_spec,
         environment=environment,
         build_torch=torch,
@@ -444,6 +468,11 @@ def _make(maker: _Maker) -> Plan:
         notes=tuple(maker.notes),
         workspace_hint=str(settings.workspace),
     )
+
+
+def plan_platform() -> str:
+    """``linux-x86_64``: what a plan says of the machine."""
+    return f"{platform.system().lower()}-{platform.machine()}"
 
 
 def _compiler_cache(choice: str, device: Device) -> CompilerCache:
