@@ -25,6 +25,7 @@ from vllm_builder.stages.source.versions import parse_release
 
 _MACHINES_OWN: Final = {"cuda", "cuda_home"}
 _SUGGESTED: Final = {"compiler_cache"}
+_OPTIONS: Final = {"parameters": "parameter", "variables": "variable", "externals": "external"}
 _AS_ASKED: Final = (
     *("version", "build_type", "keep_dead", "parameters", "extensions", "with_patch", "without_patch"),
 )
@@ -102,7 +103,9 @@ def _fixed(layers: Layers, opened: Opened) -> dict[str, Any]:
         "torch": "existing" if manifest.torch_from == "machine" else manifest.build_torch.version,
         "torch_index": None,
         "source": "auto",
-        "git_url": str(opened.place(manifest.source_file)),
+        "git_url": str(opened.place(manifest.source_file))
+        if manifest.source.kind == "git"
+        else Settings.model_fields["git_url"].default,
         "patches": (),
         "externals": supplied(manifest.supplies, places),
         "lock_file": opened.folder / LOCK_FILE if manifest.supplies else None,
@@ -129,7 +132,7 @@ def _agree(layers: Layers, opened: Opened) -> None:
         if name in _MACHINES_OWN and manifest.toolkit_from == "machine":
             continue
         if not _same(name, value, manifest):
-            option = "VERSION" if name == "version" else f"--{name.replace('_', '-')}"
+            option = "VERSION" if name == "version" else f"--{_OPTIONS.get(name, name.replace('_', '-'))}"
             chain.append(
                 f"{option} {_shown(value)} (command line), {_shown(_of(name, manifest))} (the bundle)"
             )
@@ -191,7 +194,8 @@ def _compare(plan: Plan, opened: Opened, settings: Settings, emit: Emit) -> None
     if plan.digest == manifest.digest:
         return
     found = differences(plan.as_dict()["inputs"], manifest.inputs)
-    lines = [_line(one) for one in found]
+    # Where something is added to what was empty, that it was empty says no more.
+    lines = [_line(one) for one in found if {one.this, one.other} not in ({None, "[]"}, {None, "{}"})]
     if settings.allow_differences:
         for line in lines:
             emit(Note(stage="bundle", level="warning", message=f"Not as in the bundle: {line}"))
@@ -203,7 +207,7 @@ def _compare(plan: Plan, opened: Opened, settings: Settings, emit: Emit) -> None
     )
     raise BundleError(
         f"This machine makes another plan of {opened.file.name} than the one that it was made for.",
-        why=f"{len(found)} inputs differ (below): {plan.digest[:12]} here, {manifest.digest[:12]} in the "
+        why=f"{len(lines)} input{'s differ' if len(lines) != 1 else ' differs'} (below): {plan.digest[:12]} here, {manifest.digest[:12]} in the "
         f"bundle.{by_version}",
         next="Make the machine like the other in these (CC, CXX, --python, --cuda-home, variables), or accept "
         "them with --allow-differences: the wheel is then built and stored as what it is on this machine.",

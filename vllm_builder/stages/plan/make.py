@@ -46,6 +46,7 @@ _CHANGES_OUTPUT = frozenset(
 
 _SHOWN = frozenset({"version", "device", "arch", "recipe", "variables", "jobs", "build_type", "extensions"})
 """Settings that have a line of their own in the decisions."""
+_PLACES = frozenset({"git_url", "externals", "lock_file"})
 
 
 def default_cache(settings: Settings) -> Cache:
@@ -311,11 +312,16 @@ def _make(maker: _Maker) -> Plan:
     toolkit: Toolkit | None = None
     if device == "cuda":
         archs = maker.archs()
-    requires_python = release.requires_python()
+    requires_python, required_by = release.requires_python(), "the release"
     if pins:
-        requires_python = pins.requires_python(requires_python)
+        requires_python, required_by = pins.requires_python(requires_python), pins.origin
     interpreter, reason = find_interpreter(
-        settings.python, requires_python, environ=environ, memo=memo, offline=settings.offline
+        settings.python,
+        requires_python,
+        environ=environ,
+        memo=memo,
+        offline=settings.offline,
+        required_by=required_by,
     )
     maker.say("Python", f"{interpreter.version} ({interpreter.path})", reason)
 
@@ -441,6 +447,8 @@ def _make(maker: _Maker) -> Plan:
     )
     compile_spec = maker.with_jobs(compile_spec)
     for name, origin in maker.resolved.origins.items():
+        if origin == layers.fixed_origin and _is_of_course(name, settings):
+            continue
         if origin != "default" and name not in _SHOWN:
             maker.say(f"setting {name.replace('_', '-')}", getattr(settings, name), origin)
     recipe = None
@@ -468,6 +476,12 @@ def _make(maker: _Maker) -> Plan:
         notes=tuple(maker.notes),
         workspace_hint=str(settings.workspace),
     )
+
+
+def _is_of_course(name: str, settings: Settings) -> bool:
+    """What a bundle decides says nothing where it is the default, or a folder of the cache."""
+    info = Settings.model_fields[name]
+    return name in _PLACES or getattr(settings, name) == info.default
 
 
 def plan_platform() -> str:
