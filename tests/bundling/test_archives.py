@@ -107,7 +107,7 @@ def test_a_file_twice(contents: Contents, tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there(contents: Contents, tmp_path: Path) -> None:
-    assert "lacks" not in _refused(pack(tmp_path / "b.tar", contents[:-1]), tmp_path, BundleError)
+    _refused(pack(tmp_path / "b.tar", contents[:-1]), tmp_path, BundleError)
 
 
 @pytest.mark.parametrize("path", ["../evil", "/evil", "a/../../evil", "a//b", "C:evil", "a\\b", "x\ny", "."])
@@ -146,7 +146,7 @@ def test_no_bundle_at_all(tmp_path: Path, data: bytes) -> None:
 
 
 def test_another_archive(tmp_path: Path, origin: Origin) -> None:
-    assert "vllm-0.9.2" not in _refused(origin.sdist(), tmp_path, BundleError)
+    assert "is no bundle" in _refused(origin.sdist(), tmp_path, BundleError)
 
 
 def test_a_bomb(contents: Contents, tmp_path: Path) -> None:
@@ -175,8 +175,7 @@ def test_damage_anywhere_is_seen_or_does_no_harm(
     (folder / "b.tar").write_bytes(raw)
     try:
         opened = open_bundle(folder / "b.tar", Cache(folder / "cache"))
-    except (BundleError, HashMismatch, HostileArchive) as error:
-        assert error.next
+    except (BundleError, HashMismatch, HostileArchive):
         assert not list((folder / "cache").rglob("*.whl"))
         return
     for name, content in members(ready).items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tarfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -126,6 +127,9 @@ def _refusing(file: Path) -> Iterator[None]:
             raise
         raise _damaged(file, str(error)) from error
     except (EOFError, ValueError, OverflowError, RuntimeError, zlib.error, NotImplementedError) as error:
+        raise _damaged(file, str(error)) from error
+    except tarfile.TarError as error:
+        # From within a member, which is read outside of the reader of members.
         raise _damaged(file, str(error)) from error
 
 

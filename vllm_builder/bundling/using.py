@@ -200,15 +200,14 @@ def _compare(plan: Plan, opened: Opened, settings: Settings, emit: Emit) -> None
         for line in lines:
             emit(Note(stage="bundle", level="warning", message=f"Not as in the bundle: {line}"))
         return
-    by_version = (
-        f" It was made by vllm-builder {manifest.builder}; this is {__version__}."
-        if manifest.builder != __version__
-        else ""
-    )
+    by_version = ""
+    if manifest.builder != __version__:
+        by_version = f" It was made by vllm-builder {manifest.builder}; this is {__version__}."
+    count = "1 input differs" if len(lines) == 1 else f"{len(lines)} inputs differ"
     raise BundleError(
         f"This machine makes another plan of {opened.file.name} than the one that it was made for.",
-        why=f"{len(lines)} input{'s differ' if len(lines) != 1 else ' differs'} (below): {plan.digest[:12]} here, {manifest.digest[:12]} in the "
-        f"bundle.{by_version}",
+        why=f"{count} (below): the digest is {plan.digest[:12]} here and {manifest.digest[:12]} in the bundle."
+        f"{by_version}",
         next="Make the machine like the other in these (CC, CXX, --python, --cuda-home, variables), or accept "
         "them with --allow-differences: the wheel is then built and stored as what it is on this machine.",
         details=lines,
