@@ -1,32 +1,18 @@
-"""A real toolkit from the package index: about 1 GB is downloaded once."""
+"""A real toolkit from the package index."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from vllm_builder.indexes import read_indexes
 from vllm_builder.memo import Memo
-from vllm_builder.stages.environment.interpreter import probe
-from vllm_builder.stages.toolkit import Toolkit, assemble, examine, lock_toolkit
+from vllm_builder.stages.toolkit import Toolkit, assemble, examine
 
 pytestmark = pytest.mark.realbuild
-
-
-@pytest.fixture(scope="module")
-def toolkit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Toolkit]:
-    folder = tmp_path_factory.mktemp("toolkits")
-    memo = Memo(folder / "memo", "plan")
-    indexes = read_indexes(os.environ)
-    spec = lock_toolkit("13.0.2", probe(sys.executable, memo), indexes, environ=os.environ, memo=memo)
-    yield assemble(spec, folder, os.environ, indexes)
-    shutil.rmtree(folder)
 
 
 def _run(*command: str | Path, cwd: Path, **environ: str) -> str:
@@ -42,24 +28,24 @@ def _run(*command: str | Path, cwd: Path, **environ: str) -> str:
     return run.stdout + run.stderr
 
 
-def test_it_is_whole_and_reused(toolkit: Toolkit, tmp_path: Path) -> None:
-    assert toolkit.spec is not None
-    home = Path(toolkit.home)
+def test_it_is_whole_and_reused(assembled: Toolkit, tmp_path: Path) -> None:
+    assert assembled.spec is not None
+    home = Path(assembled.home)
     found = examine(home / "bin" / "nvcc", "here", Memo(tmp_path, "plan"), environ=os.environ)
     assert (found.verdict, found.version, found.home) == ("whole", "13.0", str(home.resolve()))
     assert "10.0" in found.archs
     before = home.stat().st_ino
-    again = assemble(toolkit.spec, home.parent, os.environ, read_indexes({}), offline=True)
+    again = assemble(assembled.spec, home.parent, os.environ, read_indexes({}), offline=True)
     assert Path(again.home).stat().st_ino == before
 
 
-def test_what_is_linked_against_the_driver_names_the_driver(toolkit: Toolkit, tmp_path: Path) -> None:
+def test_what_is_linked_against_the_driver_names_the_driver(assembled: Toolkit, tmp_path: Path) -> None:
     (tmp_path / "a.cu").write_text(
         "#include <cuda.h>\n#include <cub/cub.cuh>\n"
         "__global__ void twice(float* x) { x[threadIdx.x] *= 2; }\n"
         'extern "C" void* go(float* x) { twice<<<1, 32>>>(x); return (void*)&cuTensorMapEncodeTiled; }\n'
     )
-    nvcc = Path(toolkit.home) / "bin" / "nvcc"
+    nvcc = Path(assembled.home) / "bin" / "nvcc"
     options = ["-arch=sm_100", "-shared", "-Xcompiler", "-fPIC", "-cudart", "shared"]
     _run(nvcc, *options, "a.cu", "-lcuda", "-o", "liba.so", cwd=tmp_path)
     said = _run("readelf", "-d", "liba.so", cwd=tmp_path)
@@ -70,7 +56,7 @@ def test_what_is_linked_against_the_driver_names_the_driver(toolkit: Toolkit, tm
     _run(nvcc, *options, *strict, "a.cu", "-lcuda", "-o", "libb.so", cwd=tmp_path)
 
 
-def test_cmake_accepts_it(toolkit: Toolkit, tmp_path: Path, cmake: Path) -> None:
+def test_cmake_accepts_it(assembled: Toolkit, tmp_path: Path, cmake: Path) -> None:
     (tmp_path / "CMakeLists.txt").write_text(
         "cmake_minimum_required(VERSION 3.18)\nproject(t LANGUAGES CXX)\n"
         "enable_language(CUDA)\nfind_package(CUDAToolkit REQUIRED)\n"
@@ -82,9 +68,9 @@ def test_cmake_accepts_it(toolkit: Toolkit, tmp_path: Path, cmake: Path) -> None
     )
     (tmp_path / "t.cu").write_text("__global__ void k() {}\nvoid go() { k<<<1, 1>>>(); }\n")
     environ = {
-        "CUDACXX": f"{toolkit.home}/bin/nvcc",
-        "CUDA_HOME": toolkit.home,
-        "CUDAToolkit_ROOT": toolkit.home,
+        "CUDACXX": f"{assembled.home}/bin/nvcc",
+        "CUDA_HOME": assembled.home,
+        "CUDAToolkit_ROOT": assembled.home,
     }
     said = _run(cmake, "-S", ".", "-B", "build", cwd=tmp_path, **environ)
     assert "version=13.0" in said
