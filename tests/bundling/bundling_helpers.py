@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import tarfile
 import zipfile
@@ -73,6 +74,8 @@ def write_files(folder: Path, files: Mapping[str, str | bytes]) -> Path:
 def write_wheel(folder: Path, project: str, version: str, tag: str = "py3-none-any", *requires: str) -> Path:
     info = f"{project}-{version}.dist-info"
     lines = [f"Metadata-Version: 2.1\nName: {project}\nVersion: {version}"]
+    extras = {found[1] for one in requires if (found := re.search(r'extra == "(\w+)"', one))}
+    lines += [f"Provides-Extra: {extra}" for extra in sorted(extras)]
     lines += [f"Requires-Dist: {requirement}" for requirement in requires]
     path = folder / f"{project}-{version}-{tag}.whl"
     with zipfile.ZipFile(path, "w") as wheel:
