@@ -68,7 +68,8 @@ class Supply(Model):
 class Manifest(Model):
     """Everything about a bundle but the content of its files.
 
-    No folder of the machine that it was made on is in it; what is found there is found again where it is used.
+    What is the machine's own is found again where it is used. ``settings`` may name folders of the machine that it
+    was made on, as they were typed: they are held against what is typed with the bundle, and never looked at.
     """
 
     format: Literal[1] = 1
