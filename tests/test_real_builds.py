@@ -281,3 +281,54 @@ def test_empty(version: str, requirements: str, cache: Path, sdist: Sdist, tmp_p
     else:
         assert rust == []
         assert wheel.name.endswith("-py3-none-any.whl")
+
+
+def _without_network() -> list[str]:
+    """A command prefix: a network namespace in which there is nothing."""
+    prefix = ["unshare", "--map-root-user", "--net"]
+    try:
+        made = subprocess.run([*prefix, "true"], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no unshare on this machine")
+    if made.returncode:
+        pytest.skip(f"the kernel forbids network namespaces: {made.stderr.strip()}")
+    return prefix
+
+
+def test_a_bundle_is_all_that_a_machine_without_network_needs(
+    cache: Path, sdist: Sdist, tmp_path: Path
+) -> None:
+    prefix = _without_network()
+    arguments = ["v0.9.2", "--device", "cpu", "--torch", TORCH, "--source", str(sdist("0.9.2"))]
+    bundle = tmp_path / "usb" / "vllm.tar"
+    made = subprocess.run(
+        _command("bundle", *arguments, "--cache-dir", cache, "--output", bundle, "--json"),
+        env=_environ(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stdout[-3000:] + made.stderr[-3000:]
+    digest = json.loads(made.stdout)["digest"]
+    home = tmp_path / "closed"
+    home.mkdir()
+    # Another person's: no cache, none of uv's, no settings of pip.
+    environ = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": os.pathsep.join(sys.path)}
+    environ |= {"PIP_CONFIG_FILE": os.devnull, "UV_CACHE_DIR": str(home / "uv")}
+
+    def closed(*command: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*prefix, *map(str, command)], cwd=home, env=environ, capture_output=True, text=True, check=False
+        )
+
+    interfaces = closed("cat", "/proc/net/dev").stdout.splitlines()[2:]
+    assert [line.split(":")[0].strip() for line in interfaces] in ([], ["lo"])
+    run = closed(*_command("build", "--bundle", bundle, "--cache-dir", home / "cache", "--offline", "--json"))
+    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-3000:]
+    result = json.loads(run.stdout)
+    assert result["digest"] == digest
+    assert not result["from_store"]
+    wheel = Path(result["wheel"])
+    assert re.fullmatch(r"vllm-0\.9\.2\+cpu-cp38-abi3-linux_\w+\.whl", wheel.name)
+    with zipfile.ZipFile(wheel) as archive:
+        assert "vllm/_C.abi3.so" in archive.namelist()

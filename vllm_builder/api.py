@@ -10,23 +10,28 @@ from typing import TYPE_CHECKING, Any, Unpack
 from vllm_builder.cache import Workspace
 from vllm_builder.errors import SettingsError
 from vllm_builder.events import Emit, ignore
-from vllm_builder.settings.layers import gather
+from vllm_builder.settings.layers import Layers, gather
 from vllm_builder.settings.model import Settings
 from vllm_builder.settings.options import Options
 from vllm_builder.stages.plan.make import default_cache, make_plan, source_request
 
 if TYPE_CHECKING:
+    from vllm_builder.bundling import Bundle
     from vllm_builder.pipeline import BuildResult
     from vllm_builder.stages.plan.model import Plan
 
 
 def plan(
-    version: str, *, environ: Mapping[str, str] | None = None, emit: Emit = ignore, **options: Unpack[Options]
+    version: str | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    emit: Emit = ignore,
+    **options: Unpack[Options],
 ) -> Plan:
     """Decide what :func:`build` would do; nothing but the download cache is written.
 
     Args:
-        version: as on the command line, ``v0.9.2``.
+        version: as on the command line, ``v0.9.2``; None with ``bundle=FILE``.
         environ: environment variables, by default those of the process.
         emit: is called with each event.
         **options: any field of :class:`~vllm_builder.settings.model.Settings`.
@@ -38,22 +43,63 @@ def plan(
 
 
 def planned(
-    version: str, *, environ: Mapping[str, str] | None = None, emit: Emit = ignore, **options: Unpack[Options]
+    version: str | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    emit: Emit = ignore,
+    **options: Unpack[Options],
 ) -> tuple[Plan, Settings]:
     """As :func:`plan`, with the settings besides."""
     environ = dict(os.environ if environ is None else environ)
-    if not isinstance(version, str):
+    if version is not None and not isinstance(version, str):
         raise SettingsError(
             f"The version is {version!r}, which is no text.",
             why="Nothing is built that was not asked for by name.",
             next='Give a release such as "v0.9.2", or "latest".',
         )
+    given = {} if version is None else {"version": version}
+    return decide(gather({**given, **_plain(options)}, environ), environ=environ, emit=emit)
+
+
+def decide(
+    layers: Layers, *, environ: Mapping[str, str] | None = None, emit: Emit = ignore
+) -> tuple[Plan, Settings]:
+    """The plan of some settings, made anew or with what a bundle holds; and the settings that count."""
+    environ = dict(os.environ if environ is None else environ)
+    if layers.resolve().settings.bundle is None:
+        if "version" not in {**layers.command_line, **layers.environment}:
+            raise SettingsError("Which release?", next="Give VERSION (v0.9.2, latest), or --bundle FILE.")
+        return make_plan(layers, environ=environ, emit=emit)
+    from vllm_builder.bundling import plan_with
+
+    return plan_with(layers, environ=environ, emit=emit)
+
+
+def bundle(
+    version: str,
+    output: Path | str,
+    *,
+    environ: Mapping[str, str] | None = None,
+    emit: Emit = ignore,
+    **options: Unpack[Options],
+) -> Bundle:
+    """Write one archive with all that building a release needs; ``build(bundle=FILE)`` uses it without network.
+
+    Args and errors are those of :func:`plan`; ``output`` must not exist.
+    """
+    from vllm_builder.bundling import make_bundle
+
+    environ = dict(os.environ if environ is None else environ)
     layers = gather({"version": version, **_plain(options)}, environ)
-    return make_plan(layers, environ=environ, emit=emit)
+    return make_bundle(layers, Path(output), environ=environ, emit=emit)
 
 
 def build(
-    version: str, *, environ: Mapping[str, str] | None = None, emit: Emit = ignore, **options: Unpack[Options]
+    version: str | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    emit: Emit = ignore,
+    **options: Unpack[Options],
 ) -> BuildResult:
     """From a release to a wheel: out of the store, or planned, fetched, patched, compiled and stored.
 

@@ -46,6 +46,11 @@ class Cache:
         return self.root / "toolkits"
 
     @property
+    def bundles(self) -> Path:
+        """Content of the bundles that were used, one folder per manifest."""
+        return self.root / "bundles"
+
+    @property
     def ccache(self) -> Path:
         return self.root / "ccache"
 

@@ -119,6 +119,12 @@ class TreeChanged(BuilderError):
     exit_code = 25
 
 
+class BundleError(BuilderError):
+    """A bundle is damaged, of an unknown format, or gives another plan on this machine."""
+
+    exit_code = 26
+
+
 # 3x: patch --------------------------------------------------------------------------------------
 class PatchSetError(BuilderError):
     """A patch set file has an unknown key or action, or a value that cannot be used."""

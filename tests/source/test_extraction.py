@@ -173,6 +173,14 @@ def damaged(path: Path, how: Callable[[bytes], bytes]) -> Path:
     return path
 
 
+def test_a_plain_tar_that_ends_within_a_file(tmp_path: Path) -> None:
+    archive = tar(tmp_path / "x.tar", member("top/setup.py", b"x" * 5000), mode="w")
+    archive.write_bytes(archive.read_bytes()[:2000])
+    with pytest.raises(SourceError, match="damaged"):
+        extract(archive, tmp_path / "tree")
+    assert untouched(tmp_path) == ["x.tar"]
+
+
 @pytest.mark.parametrize(
     "how",
     [

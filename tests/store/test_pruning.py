@@ -254,6 +254,7 @@ def cache(tmp_path: Path) -> Cache:
             cache.surveys / "s1" / "setup.py",
             cache.environments / "e1" / "bin" / "python",
             cache.toolkits / "cuda-13.0.2-x" / "version",
+            cache.bundles / "0123" / "manifest.json",
             cache.git / "mirror" / "HEAD",
             cache.memo / "index" / "q.json",
             cache.ccache / "0" / "object",

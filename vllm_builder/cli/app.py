@@ -14,6 +14,7 @@ _LAZY = {
     "doctor": ("vllm_builder.cli.doctor", "doctor"),
     "patch": ("vllm_builder.cli.patch", "patch"),
     "vendor": ("vllm_builder.cli.vendor", "vendor"),
+    "bundle": ("vllm_builder.cli.bundle", "bundle"),
     "cache": ("vllm_builder.cli.cache", "cache"),
     "recipes": ("vllm_builder.cli.data", "recipes"),
     "patches": ("vllm_builder.cli.data", "patches"),
@@ -70,17 +71,16 @@ def _with_verbosity(function: Any) -> Any:
 
 
 @cli.command()
-@settings_options()
+@settings_options(version_required=False)
 @_with_verbosity
 @json_option
 def build(json_: bool, verbose: bool, quiet: bool, **options: Any) -> None:
     """Build the wheel of VERSION, or take it from the store."""
-    from vllm_builder.api import obey
+    from vllm_builder.api import decide, obey
     from vllm_builder.settings.layers import gather
-    from vllm_builder.stages.plan.make import make_plan
 
     emit = screen.listener(verbose=verbose, quiet=quiet)
-    plan, settings = make_plan(gather(given(options), _environ()), emit=emit)
+    plan, settings = decide(gather(given(options), _environ()), emit=emit)
     result = obey(plan, settings, emit=emit)
     screen.finish()
     if json_:
@@ -101,18 +101,19 @@ def build(json_: bool, verbose: bool, quiet: bool, **options: Any) -> None:
 
 
 @cli.command()
-@settings_options()
+@settings_options(version_required=False)
 @click.option("--explain-against", metavar="DIGEST", help="Show which inputs differ from a plan in the store")
 @_with_verbosity
 @json_option
 def plan(json_: bool, verbose: bool, quiet: bool, explain_against: str | None, **options: Any) -> None:
     """Show what build would do; writes nothing but the download cache."""
+    from vllm_builder.api import decide
     from vllm_builder.cli.plan import explain, show
     from vllm_builder.settings.layers import gather
-    from vllm_builder.stages.plan.make import default_cache, make_plan
+    from vllm_builder.stages.plan.make import default_cache
 
     emit = screen.listener(verbose=verbose, quiet=quiet)
-    made, settings = make_plan(gather(given(options), _environ()), emit=emit)
+    made, settings = decide(gather(given(options), _environ()), emit=emit)
     if explain_against:
         explain(made, explain_against, default_cache(settings), json_)
     elif json_:
@@ -122,7 +123,7 @@ def plan(json_: bool, verbose: bool, quiet: bool, explain_against: str | None, *
 
 
 @cli.command()
-@settings_options(without=("out",))
+@settings_options(without=("out",), version_required=False)
 @click.option("--dest", required=True, metavar="DIR", help="Where the tree is put; must not exist")
 @_with_verbosity
 @json_option
@@ -136,18 +137,19 @@ def source(json_: bool, verbose: bool, quiet: bool, dest: str, **options: Any) -
 
 
 @cli.command()
-@settings_options(without=("out", "force"))
+@settings_options(without=("out", "force"), version_required=False)
 @_with_verbosity
 @json_option
 def environment(json_: bool, verbose: bool, quiet: bool, **options: Any) -> None:
     """Make the locked build environment of VERSION and print its Python."""
+    from vllm_builder.api import decide
     from vllm_builder.settings.layers import gather
     from vllm_builder.stages.environment import prepare
-    from vllm_builder.stages.plan.make import default_cache, make_plan
+    from vllm_builder.stages.plan.make import default_cache
 
     emit = screen.listener(verbose=verbose, quiet=quiet)
     environ = _environ()
-    made, settings = make_plan(gather(given(options), environ), emit=emit)
+    made, settings = decide(gather(given(options), environ), emit=emit)
     folder = default_cache(settings).environments
     ready = prepare(made.environment, folder, environ=environ, offline=settings.offline, emit=emit)
     screen.finish()

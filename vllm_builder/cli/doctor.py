@@ -16,7 +16,7 @@ _MARKS = {"good": ("ok", "green"), "note": ("-", "dim"), "warning": ("!", "yello
 
 
 @click.command()
-@settings_options(without=("out", "force"), version_required=False)
+@settings_options(without=("out", "force", "bundle", "allow_differences"), version_required=False)
 @json_option
 def doctor(json_: bool, **options: Any) -> None:
     """What this machine has for a build, and what to do about what it lacks; with VERSION also a plan."""

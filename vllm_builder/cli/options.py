@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
-from vllm_builder.settings.layers import parse_pairs
+from vllm_builder.settings.layers import PREFIX, parse_pairs
 from vllm_builder.settings.model import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -35,6 +36,7 @@ _METAVAR = {
     "variables": "NAME=VALUE",
     "externals": "NAME=REPOSITORY",
     "lock_file": "FILE",
+    "bundle": "FILE",
     "workspace": "DIR",
     "out": "DIR",
     "cache_dir": "DIR",
@@ -59,9 +61,20 @@ def settings_options(*, without: tuple[str, ...] = (), version_required: bool = 
                 function = click.option(
                     flag, name, multiple=several, default=None, metavar=_METAVAR[name], help=help_text
                 )(function)
-        return click.argument("version", required=version_required)(function)
+        callback = None if version_required else _version_or_bundle
+        return click.argument("version", required=version_required, callback=callback)(function)
 
     return decorate
+
+
+def _version_or_bundle(ctx: click.Context, parameter: click.Parameter, version: str | None) -> str | None:
+    # The argument may be looked at before the option: what was typed decides.
+    takes_bundle = any(one.name == "bundle" for one in ctx.command.params)
+    if version is None and takes_bundle and not ctx.params.get("bundle"):
+        named = {PREFIX + "VERSION", PREFIX + "BUNDLE"} & set(os.environ)
+        if not named:
+            raise click.MissingParameter("Or give --bundle FILE.", ctx=ctx, param=parameter)
+    return version
 
 
 def given(options: dict[str, Any]) -> dict[str, Any]:

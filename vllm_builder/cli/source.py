@@ -17,8 +17,9 @@ from vllm_builder.settings.layers import Layers
 
 def hand_over(layers: Layers, dest: str, json_: bool, emit: Emit) -> None:
     """Fetch source and externals, patch, and say how to go on: the tree that ``build`` would compile."""
+    from vllm_builder.api import decide
     from vllm_builder.stages.patch import apply
-    from vllm_builder.stages.plan.make import default_cache, make_plan, source_request
+    from vllm_builder.stages.plan.make import default_cache, source_request
     from vllm_builder.stages.source import fetch
     from vllm_builder.stages.source.placing import partial_folder
     from vllm_builder.stages.vendor import fetch_externals
@@ -30,7 +31,7 @@ def hand_over(layers: Layers, dest: str, json_: bool, emit: Emit) -> None:
             why="A tree is never laid over another one.",
             next="Give --dest a new folder, or remove that one.",
         )
-    plan, settings = make_plan(layers, emit=emit)
+    plan, settings = decide(layers, emit=emit)
     request = source_request(settings, plan.environment.indexes)
     cache = default_cache(settings)
     with partial_folder(target) as partial, os_errors(f"writing {target}"):

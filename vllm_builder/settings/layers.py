@@ -44,6 +44,9 @@ class Layers:
     file: Choices | None = None
     recipe: Choices | None = None
     recipe_name: str | None = None
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """What a bundle decides: highest of all."""
+    fixed_origin: str = ""
     notes: list[str] = field(default_factory=list)
 
     def resolve(self, release: str | None = None) -> Resolved:
@@ -62,6 +65,8 @@ class Layers:
             _merge(values, origins, name, value, origin)
         for name, value in self.command_line.items():
             _merge(values, origins, name, value, "command line")
+        for name, value in self.fixed.items():
+            _merge(values, origins, name, value, self.fixed_origin)
         try:
             settings = Settings.model_validate(values)
         except ValidationError as problem:
@@ -194,8 +199,10 @@ def gather(
         path = (cwd or Path.cwd()) / SETTINGS_FILE
     layers = Layers(given, environment, file=read_settings_file(path) if path else None)
 
-    named = layers.resolve().settings.recipe
-    if named not in (None, "none"):
+    settings = layers.resolve().settings
+    named = settings.recipe
+    # A bundle has its recipe in it.
+    if settings.bundle is None and named not in (None, "none"):
         layers.recipe_name = named
         layers.recipe = load_recipe(named)
     return layers

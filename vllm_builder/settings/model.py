@@ -151,6 +151,14 @@ class Settings(Model):
     variables: dict[str, str] = Field(
         {}, description="Environment variables for the release's setup.py, as NAME=VALUE"
     )
+    bundle: Path | None = Field(
+        None,
+        description="Take everything from this bundle, which decides VERSION and what is built; no network",
+    )
+    allow_differences: bool = Field(
+        False,
+        description="With --bundle: go on where this machine makes another plan of it, and say what differs",
+    )
     workspace: Path = Field(Path("build"), description="Folder of trees, logs and output")
     out: Path | None = Field(None, description="Where the wheel is put (default: WORKSPACE/wheels)")
     cache_dir: Path | None = Field(
@@ -165,5 +173,7 @@ class Settings(Model):
     force: bool = Field(False, description="Build even when the wheel is in the store")
 
 
-HELD_BY_FILES = frozenset(Settings.model_fields) - {"version", "recipe", "force", "refresh"}
+HELD_BY_FILES = frozenset(Settings.model_fields) - {
+    *("version", "recipe", "force", "refresh", "bundle", "allow_differences")
+}
 """Fields that recipes and settings files may set (a settings file may also set ``recipe``)."""

@@ -36,6 +36,8 @@ class Options(TypedDict, total=False):
     externals: Mapping[str, ExternalSource | str]
     lock_file: Path | str | None
     variables: dict[str, str]
+    bundle: Path | str | None
+    allow_differences: bool
     workspace: Path | str
     out: Path | str | None
     cache_dir: Path | str | None

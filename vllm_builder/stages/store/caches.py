@@ -100,6 +100,8 @@ def _units(cache: Cache, kind: CacheKind) -> Iterator[Path]:
             yield from _children(cache.environments)
         case "toolkits":
             yield from _children(cache.toolkits)
+        case "bundles":
+            yield from _children(cache.bundles)
         case "memo":
             yield from (p for p in sorted(cache.memo.rglob("*.json")) if p.is_file())
         case "ccache" | "sccache":

@@ -55,7 +55,9 @@ class VerifyReport:
         }
 
 
-CacheKind = Literal["downloads", "git", "surveys", "memo", "environments", "toolkits", "ccache", "sccache"]
+CacheKind = Literal[
+    "downloads", "git", "surveys", "memo", "environments", "toolkits", "bundles", "ccache", "sccache"
+]
 WheelKind = Literal["wheel", "superseded", "damaged"]
 Reason = Literal["last good wheel of its plan", "in use by a running build", "could not be removed"]
 
