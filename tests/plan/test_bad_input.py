@@ -200,7 +200,7 @@ def test_a_lock_without_what_the_release_needs(kit: Kit) -> None:
     [
         ("format = 1\n", "release"),
         ("this is no TOML", "TOML"),
-        ('format = 2\nrelease = "0.9.2"\n', "format"),
+        ('format = 9\nrelease = "0.9.2"\n', "format"),
         (None, ""),
     ],
 )

@@ -133,7 +133,7 @@ def test_a_lock_of_ones_own_that_does_not_fit_is_refused_and_a_shipped_one_is_ad
     path.write_text(path.read_text().replace('revision = "v1.0"', 'revision = "v0.9"'))
     with pytest.raises(VendorError, match=r"given.toml does not fit") as caught:
         world.plan(lock_file=path)
-    assert caught.value.details == ("kit at v1.0 is needed; the lock has it at v0.9",)
+    assert caught.value.details[0] == "kit at v1.0 is needed; the lock has it at v0.9"
     assert not world.asked()
     shutil.copy(path, world.shipped / "locks" / "vllm-1.0.toml")
     assert _commits(world.plan()) == [world.commit]
