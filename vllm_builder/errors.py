@@ -226,6 +226,12 @@ class Busy(BuilderError):
     exit_code = 72
 
 
+class IsolationRefused(BuilderError):
+    """``--isolate`` was asked for, and the kernel does not allow a build without any network."""
+
+    exit_code = 73
+
+
 class Interrupted(BuilderError):
     """The person pressed Ctrl-C or the process was told to end."""
 

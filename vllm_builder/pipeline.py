@@ -21,9 +21,10 @@ from vllm_builder.errors import NoSpace
 from vllm_builder.events import Emit, Note, StageFinished, StageStarted, ignore
 from vllm_builder.fs import copy_atomic, make_dir, os_errors, remove_tree, write_atomic
 from vllm_builder.model import Model
+from vllm_builder.stages.compile.model import CompileResult
 from vllm_builder.stages.plan.model import Plan
 from vllm_builder.stages.source.model import SourceRequest
-from vllm_builder.stages.store import CompileFacts, Record, Store, WheelFile, deliver, now
+from vllm_builder.stages.store import CompileFacts, Entry, Record, Store, WheelFile, deliver, now
 from vllm_builder.stages.vendor.model import Sources
 
 _SMALLEST_FREE = {"empty": 150 << 20, "cpu": 300 << 20, "cuda": 4 << 30}
@@ -139,8 +140,7 @@ def run(
     store = Store(cache.store)
     out = out or workspace.out
     if not force and (entry := store.get(plan.digest, emit=emit)) is not None:
-        wheel = deliver(entry, out, emit=emit)
-        return _result(plan, wheel, entry.record, True, started)
+        return _from_store(plan, entry, out, started, emit)
     make_dir(workspace.root)
     if plan.compile.extensions:
         with _tree_lock(workspace.tree(plan.digest), emit):
@@ -148,8 +148,7 @@ def run(
             return _result(plan, _hand_over_part(built, record, out, emit), record, False, started)
     with store.lock(plan.digest, emit=emit):
         if not force and (entry := store.get(plan.digest, emit=emit)) is not None:
-            wheel = deliver(entry, out, emit=emit)
-            return _result(plan, wheel, entry.record, True, started)
+            return _from_store(plan, entry, out, started, emit)
         with _tree_lock(workspace.tree(plan.digest), emit):
             record, built = _build(plan, cache, workspace, environ, request, externals, offline, force, emit)
         entry = store.add(plan.digest, built, record, force=force, emit=emit)
@@ -212,7 +211,7 @@ def _build(
             environ=environ,
             emit=emit,
         )
-        steps.summary = _compiled(result.units, result.resumed_from, dict(result.cache))
+        steps.summary = _compiled(result)
     write_atomic(done, "")
     record = Record(
         digest=plan.digest,
@@ -238,11 +237,20 @@ def _build(
             cache=result.cache,
             peak_memory=result.peak_memory,
             left_out=result.left_out,
+            isolated=result.isolated,
             attempts=tuple(attempt.model_dump() for attempt in result.attempts),
         ),
         extensions=plan.compile.extensions,
     )
     return record, result.wheel
+
+
+def _from_store(plan: Plan, entry: Entry, out: Path, started: float, emit: Emit) -> BuildResult:
+    wheel = deliver(entry, out, emit=emit)
+    if plan.compile.isolate and not entry.record.compile.isolated:
+        said = "The wheel in the store was built with the network in reach; --force builds it without."
+        emit(Note(stage="store", message=said, level="warning"))
+    return _result(plan, wheel, entry.record, True, started)
 
 
 def _result(plan: Plan, wheel: Path, record: Record, from_store: bool, started: float) -> BuildResult:
@@ -304,11 +312,11 @@ def _room(folder: Path, needed: int) -> None:
         )
 
 
-def _compiled(units: int, resumed: int, cache: Mapping[str, int]) -> str:
-    text = f"{units} units"
-    if resumed:
-        text += f", {resumed} of them done before"
-    if cache:
-        answered = cache.get("hits", 0) + cache.get("misses", 0)
-        text += f", compiler cache {cache.get('hits', 0)} of {answered} hits"
-    return text
+def _compiled(result: CompileResult) -> str:
+    text = f"{result.units + result.resumed_from} units"
+    if result.resumed_from:
+        text += f", {result.resumed_from} of them done before"
+    if result.cache:
+        hits = result.cache.get("hits", 0)
+        text += f", compiler cache {hits} of {hits + result.cache.get('misses', 0)} hits"
+    return f"{text}, no network" if result.isolated else text

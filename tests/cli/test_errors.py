@@ -342,6 +342,19 @@ def test_json_errors_are_json(machine: Machine) -> None:
         json.loads(line)
 
 
+def test_max_jobs_counts_compilers_for_a_cpu_whatever_nvcc_threads_says(machine: Machine) -> None:
+    python = _fake_torch(machine)
+    run = machine.run(
+        *("plan", "v0.9.2", "--device", "cpu", "--python", python, "--json"), MAX_JOBS="6", NVCC_THREADS="4"
+    )
+    assert json.loads(run.stdout)["plan"]["compile"]["jobs"] == 6
+    auto = machine.run(
+        *("plan", "v0.9.2", "--device", "cpu", "--python", python, "--json", "--jobs", "auto"),
+        MAX_JOBS="6000",
+    )
+    assert json.loads(auto.stdout)["plan"]["compile"]["jobs"] < 6000
+
+
 def test_a_plan_is_pure_and_stable_and_jobs_and_paths_do_not_change_its_digest(machine: Machine) -> None:
     python = _fake_torch(machine)
     arguments = ["plan", "v0.9.2", "--device", "cpu", "--python", python, "--json"]

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
+from compile_helpers import gone, start_builder, until_done
 
 from vllm_builder.errors import (
     CompileFailed,
@@ -24,9 +23,11 @@ from vllm_builder.errors import (
     WheelMismatch,
 )
 from vllm_builder.events import Event, Note, Output, Progress
-from vllm_builder.stages.compile import compile_wheel
+from vllm_builder.stages.compile import compile_wheel, isolation
 from vllm_builder.stages.compile.model import Compiler, CompileResult, CompileSpec
 from vllm_builder.stages.environment.model import Environment
+
+allowed = pytest.mark.skipif(isolation.refusal() is not None, reason="this kernel allows no namespaces")
 
 MakeTree = Callable[..., Path]
 Wrapper = Callable[[str], Compiler]
@@ -284,59 +285,14 @@ def test_a_folder_without_setup_py(spec: CompileSpec, tmp_path: Path, environmen
         build(spec, tmp_path / "tree", environment)
 
 
-BUILDER = """
-import json, os, sys
-from pathlib import Path
-from vllm_builder.errors import BuilderError
-from vllm_builder.events import Progress
-from vllm_builder.stages.compile import compile_wheel
-from vllm_builder.stages.compile.model import CompileSpec
-from vllm_builder.stages.environment.model import Environment
-
-spec, environment, tree = json.loads(sys.argv[1])
-tree = Path(tree)
-
-def emit(event):
-    if isinstance(event, Progress):
-        print(int(event.done), flush=True)
-
-try:
-    result = compile_wheel(
-        CompileSpec.model_validate(spec), tree=tree, environment=Environment.model_validate(environment),
-        dist=tree.parent / "dist", log=tree.parent / "log", environ=os.environ, emit=emit,
-    )
-except BuilderError as error:
-    print(json.dumps(error.as_dict()), flush=True)
-    sys.exit(error.exit_code)
-print(result.model_dump_json(), flush=True)
-"""
-
-
-def start_builder(spec: CompileSpec, environment: Environment, tree: Path) -> subprocess.Popen[str]:
-    arguments = json.dumps([spec.model_dump(mode="json"), environment.model_dump(mode="json"), str(tree)])
-    return subprocess.Popen([sys.executable, "-c", BUILDER, arguments], stdout=subprocess.PIPE, text=True)
-
-
-def until_done(process: subprocess.Popen[str], units: int) -> None:
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.strip().isdigit() and int(line) >= units:
-            return
-    pytest.fail("the build ended before it could be stopped")
-
-
-def gone(process: psutil.Process) -> bool:
-    try:
-        return process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
+@pytest.mark.parametrize("isolate", [False, pytest.param(True, marks=allowed)])
 def test_after_sigkill_nothing_is_left_running_and_the_next_build_goes_on(
-    spec: CompileSpec, make_tree: MakeTree, environment: Environment, wrapper: Wrapper
+    spec: CompileSpec, make_tree: MakeTree, environment: Environment, wrapper: Wrapper, isolate: bool
 ) -> None:
     tree = make_tree(units=6)
-    slow = spec.model_copy(update={"compilers": (wrapper('test -z "$unit" || sleep 0.7'),)})
+    slow = spec.model_copy(
+        update={"compilers": (wrapper('test -z "$unit" || sleep 0.7'),), "isolate": isolate}
+    )
     builder = start_builder(slow, environment, tree)
     until_done(builder, 2)
     below = psutil.Process(builder.pid).children(recursive=True)
@@ -379,11 +335,14 @@ def test_a_build_started_right_after_sigkill_waits_for_the_old_compilers(
     assert not [p for p in running.iterdir() if psutil.pid_exists(int(p.name))]
 
 
+@pytest.mark.parametrize("isolate", [False, pytest.param(True, marks=allowed)])
 def test_ctrl_c_stops_everything_and_says_how_to_go_on(
-    spec: CompileSpec, make_tree: MakeTree, environment: Environment, wrapper: Wrapper
+    spec: CompileSpec, make_tree: MakeTree, environment: Environment, wrapper: Wrapper, isolate: bool
 ) -> None:
     tree = make_tree(units=6)
-    slow = spec.model_copy(update={"compilers": (wrapper('test -z "$unit" || sleep 0.7'),)})
+    slow = spec.model_copy(
+        update={"compilers": (wrapper('test -z "$unit" || sleep 0.7'),), "isolate": isolate}
+    )
     builder = start_builder(slow, environment, tree)
     until_done(builder, 1)
     below = psutil.Process(builder.pid).children(recursive=True)

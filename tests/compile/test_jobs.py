@@ -23,27 +23,19 @@ def many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_cores(tmp_path: Path) -> None:
-    assert auto_jobs("cpu", {}, root=machine(tmp_path, {})) == (64, "64 cores")
-
-
-def test_max_jobs_is_honoured(tmp_path: Path) -> None:
-    root = machine(tmp_path, {})
-    assert auto_jobs("cpu", {"MAX_JOBS": "7"}, root=root) == (7, "MAX_JOBS=7")
-    assert auto_jobs("cuda", {"MAX_JOBS": "8", "NVCC_THREADS": "4"}, root=root)[0] == 2
-    assert auto_jobs("cuda", {"MAX_JOBS": "1", "NVCC_THREADS": "4"}, root=root)[0] == 1
-    assert auto_jobs("cpu", {"MAX_JOBS": "many"}, root=root)[0] == 64
+    assert auto_jobs("cpu", root=machine(tmp_path, {})) == (64, "64 cores")
 
 
 @pytest.mark.parametrize(("device", "jobs"), [("cpu", 10), ("cuda", 4)])
 def test_free_memory(tmp_path: Path, device: str, jobs: int) -> None:
     root = machine(tmp_path, {"proc/meminfo": f"MemTotal: 9 kB\nMemAvailable: {21 * GIB // 1024} kB\n"})
-    found, reason = auto_jobs(device, {}, root=root)  # type: ignore[arg-type]
+    found, reason = auto_jobs(device, root=root)  # type: ignore[arg-type]
     assert found == jobs
     assert "21.0 GiB" in reason
 
 
 def test_never_less_than_one(tmp_path: Path) -> None:
-    assert auto_jobs("cuda", {}, root=machine(tmp_path, {"proc/meminfo": "MemAvailable: 10 kB\n"}))[0] == 1
+    assert auto_jobs("cuda", root=machine(tmp_path, {"proc/meminfo": "MemAvailable: 10 kB\n"}))[0] == 1
 
 
 def test_cgroup_version_2(tmp_path: Path) -> None:
@@ -58,7 +50,7 @@ def test_cgroup_version_2(tmp_path: Path) -> None:
             "sys/fs/cgroup/a/b/cpu.max": "max 100000\n",
         },
     )
-    jobs, reason = auto_jobs("cpu", {}, root=root)
+    jobs, reason = auto_jobs("cpu", root=root)
     assert (jobs, "11.0 GiB" in reason, "container" in reason) == (5, True, True)
 
 
@@ -74,7 +66,7 @@ def test_cgroup_version_1(tmp_path: Path) -> None:
             "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000\n",
         },
     )
-    assert auto_jobs("cpu", {}, root=root) == (2, "a CPU quota of 2.5")
+    assert auto_jobs("cpu", root=root) == (2, "a CPU quota of 2.5")
 
 
 def test_no_limit_in_version_1_is_no_limit(tmp_path: Path) -> None:
@@ -87,27 +79,27 @@ def test_no_limit_in_version_1_is_no_limit(tmp_path: Path) -> None:
             "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
         },
     )
-    assert auto_jobs("cpu", {}, root=root)[0] == 64
+    assert auto_jobs("cpu", root=root)[0] == 64
 
 
 def test_a_machine_that_tells_nothing(tmp_path: Path) -> None:
-    assert auto_jobs("cpu", {}, root=tmp_path) == (64, "64 cores")
+    assert auto_jobs("cpu", root=tmp_path) == (64, "64 cores")
 
 
 def test_measured_peaks_count_before_the_default(tmp_path: Path) -> None:
     root = machine(tmp_path, {"proc/meminfo": f"MemAvailable: {21 * GIB // 1024} kB\n"})
     peaks = [2 * GIB] * 9 + [8 * GIB]
-    found, reason = auto_jobs("cuda", {}, root=root, peaks=peaks)
+    found, reason = auto_jobs("cuda", root=root, peaks=peaks)
     # The one heavy unit is no reason to run fewer light ones: the schedule bounds it.
     assert found == 10
     assert "10 units were measured" in reason
-    assert auto_jobs("cuda", {}, root=root, peaks=peaks[:3])[0] == 4
+    assert auto_jobs("cuda", root=root, peaks=peaks[:3])[0] == 4
 
 
 def test_every_thread_of_nvcc_needs_its_memory(tmp_path: Path) -> None:
     root = machine(tmp_path, {"proc/meminfo": f"MemAvailable: {21 * GIB // 1024} kB\n"})
-    assert auto_jobs("cuda", {}, root=root, nvcc_threads=2)[0] == 2
-    assert auto_jobs("cpu", {}, root=root, nvcc_threads=2)[0] == 10
+    assert auto_jobs("cuda", root=root, nvcc_threads=2)[0] == 2
+    assert auto_jobs("cpu", root=root, nvcc_threads=2)[0] == 10
 
 
 def test_memory_for_all_jobs(tmp_path: Path) -> None:

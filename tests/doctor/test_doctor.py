@@ -36,7 +36,7 @@ def test_every_part_is_looked_at_and_what_hinders_has_a_cure(tmp_path: Path) -> 
     found = report(tmp_path)
     names = set(verdicts(found))
     assert {"driver", "toolkit", "python", "torch", "compilers", "cmake", "git"} <= names
-    assert {"memory", "workspace", "cache folder", "caches", "network"} <= names
+    assert {"memory", "workspace", "cache folder", "caches", "network", "isolation"} <= names
     for check in found.checks:
         assert check.found
         assert check.cure or check.verdict in ("good", "note"), check

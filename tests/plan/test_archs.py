@@ -24,7 +24,6 @@ from vllm_builder.stages.plan.compatibility import compatibility
         ("compute_70", "7.0"),
         ("70", "7.0"),
         ("12.1", "12.1"),
-        ("8.0+PTX", "8.0"),
     ],
 )
 def test_spellings(text: str, arch: str) -> None:
@@ -38,6 +37,13 @@ def test_what_is_none(text: str) -> None:
     with pytest.raises(ArchError) as caught:
         parse_arch(text)
     assert "10.0" in caught.value.next + caught.value.why
+
+
+@pytest.mark.parametrize("text", ["9.0+PTX", "sm_90+ptx", "9.0a+PTX"])
+def test_ptx_is_refused_and_not_lost(text: str) -> None:
+    with pytest.raises(ArchError, match="PTX") as caught:
+        parse_arch(text)
+    assert text.partition("+")[0] in caught.value.next
 
 
 @given(st.text(max_size=12))

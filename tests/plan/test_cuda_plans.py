@@ -13,8 +13,13 @@ from typing import Any
 import pytest
 
 from vllm_builder import errors, plan
+from vllm_builder.cache import Cache, Workspace
+from vllm_builder.events import Event, Note
+from vllm_builder.pipeline import run
 from vllm_builder.resources import shipped
+from vllm_builder.stages.compile import isolation
 from vllm_builder.stages.plan.model import Plan
+from vllm_builder.stages.store import CompileFacts, Record, Store, WheelFile, now
 from vllm_builder.stages.toolkit import finding
 
 CMAKE = """
@@ -315,3 +320,53 @@ def test_an_index_whose_build_is_for_another_cuda_has_the_last_word(machine: Mac
     with pytest.raises(errors.ContradictionError) as caught:
         machine.plan(arch=("sm_90",), cuda="system")
     assert "built for CUDA 11.8" in caught.value.why
+
+
+@pytest.mark.parametrize(
+    ("max_jobs", "threads", "compilers"), [("8", "2", 4), ("8", "1", 8), ("1", "4", 1), ("7", "2", 3)]
+)
+def test_max_jobs_is_divided_among_the_threads_of_nvcc(
+    machine: Machine, max_jobs: str, threads: str, compilers: int
+) -> None:
+    machine.toolkit("12.6")
+    machine.environ |= {"MAX_JOBS": max_jobs, "NVCC_THREADS": threads}
+    made = machine.plan(arch=("sm_90",))
+    assert made.compile.jobs == compilers
+    assert made.compile.nvcc_threads == int(threads)
+    # What was said to vllm-builder itself counts compilers.
+    assert machine.plan(arch=("sm_90",), jobs=5).compile.jobs == 5
+
+
+@pytest.mark.skipif(isolation.refusal() is not None, reason="this kernel allows no namespaces")
+def test_isolation_is_no_input_of_the_wheel_and_a_wheel_from_the_store_is_told_apart(
+    machine: Machine, tmp_path: Path
+) -> None:
+    machine.toolkit("12.6")
+    open_, alone = machine.plan(arch=("sm_90",)), machine.plan(arch=("sm_90",), isolate=True)
+    assert (open_.compile.isolate, alone.compile.isolate) == (False, True)
+    assert open_.digest == alone.digest
+    assert decided(alone, "network while compiling") == ["none: --isolate (command line)"]
+
+    cache, workspace = Cache(tmp_path / "cache"), Workspace(tmp_path / "build")
+    wheel = tmp_path / "vllm-0.9.2+cu126-cp38-abi3-linux_x86_64.whl"
+    wheel.write_bytes(b"x")
+    facts: dict[str, Any] = {"release": "0.9.2", "version": "0.9.2+cu126", "device": "cuda", "created": now()}
+    record = Record(digest=alone.digest, wheel=WheelFile.of(wheel), **facts)
+
+    def warnings(made: Plan) -> list[str]:
+        events: list[Event] = []
+        assert run(made, cache=cache, workspace=workspace, environ={}, emit=events.append).from_store
+        return [e.message for e in events if isinstance(e, Note) and e.level == "warning"]
+
+    Store(cache.store).add(alone.digest, wheel, record)
+    assert warnings(open_) == []
+    (said,) = warnings(alone)
+    assert "--force" in said
+    isolated = record.model_copy(update={"compile": CompileFacts(isolated=True)})
+    Store(cache.store).add(alone.digest, wheel, isolated, force=True)
+    assert warnings(alone) == []
+
+
+def test_isolation_and_sccache_are_refused_together(machine: Machine) -> None:
+    with pytest.raises(errors.ContradictionError, match="sccache"):
+        machine.plan(arch=("sm_90",), isolate=True, compiler_cache="sccache")

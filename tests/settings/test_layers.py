@@ -43,10 +43,17 @@ def test_the_usual_variables_are_honoured(tmp_path: Path) -> None:
         "VLLM_TARGET_DEVICE": "cuda",
     }
     got = gather({}, environ, cwd=tmp_path).resolve().settings
-    # setup.py divides: 8 // 2 compilers, each with two threads.
-    assert (got.jobs, got.nvcc_threads) == (4, 2)
+    # Whether MAX_JOBS is divided depends on the device, which the plan decides.
+    assert (got.jobs, got.nvcc_threads) == (8, 2)
     assert got.arch == ("9.0a", "10.0")
     assert (got.build_type, got.device) == ("RelWithDebInfo", "cuda")
+
+
+@pytest.mark.parametrize("text", ["0", "-2", "1.5", "many"])
+def test_max_jobs_that_is_no_number_of_jobs_is_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="jobs") as caught:
+        gather({}, {"MAX_JOBS": text, "NVCC_THREADS": "2"}, cwd=tmp_path).resolve()
+    assert "MAX_JOBS" in caught.value.why
 
 
 def test_our_variable_counts_before_the_usual_one(tmp_path: Path) -> None:

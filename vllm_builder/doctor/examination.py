@@ -52,8 +52,9 @@ def examine_machine(
         lambda: toolchain.python(patient.settings, environ, patient.memo),
         lambda: toolchain.compilers(environ, patient.memo),
         lambda: toolchain.tools(environ),
-        lambda: machine.memory(environ),
+        machine.memory,
         lambda: machine.disks(settings, cache),
+        lambda: machine.isolation(settings),
         lambda: machine.caches(cache),
         lambda: network.reach(settings, environ),
     ]

@@ -91,13 +91,13 @@ def _gpus(environ: Mapping[str, str]) -> tuple[list[list[str]] | None, str]:
     return [row for row in rows if len(row) == 3], (run.stderr or run.stdout).strip()
 
 
-def memory(environ: Mapping[str, str]) -> Iterator[Check]:
+def memory() -> Iterator[Check]:
     """What the limits of memory and cores (cgroups included) allow."""
     from vllm_builder.stages.compile.jobs import GIB, _free_memory, auto_jobs
 
     free = _free_memory(Path("/"))
     least = min((amount for amount, _ in free), default=0)
-    jobs, reason = auto_jobs("cuda", environ)[:2]
+    jobs, reason = auto_jobs("cuda")
     short = least < 6 * GIB
     places = ", ".join(f"{amount / GIB:.1f} GiB free {whose}" for amount, whose in free)
     yield Check(
@@ -107,6 +107,23 @@ def memory(environ: Mapping[str, str]) -> Iterator[Check]:
         cure="One CUDA compiler can need 5 GiB: free some memory, raise the container's limit, or take --jobs 1."
         if short
         else "",
+    )
+
+
+def isolation(settings: Settings) -> Iterator[Check]:
+    """Whether the kernel allows a build without any network."""
+    from vllm_builder.stages.compile.isolation import refusal
+
+    found = refusal()
+    if found is None:
+        yield Check(name="isolation", verdict="good", found="a build can run without any network (--isolate)")
+        return
+    why, cure = found
+    yield Check(
+        name="isolation",
+        verdict="problem" if settings.isolate else "note",
+        found=f"--isolate is not possible: {why}",
+        cure=cure,
     )
 
 

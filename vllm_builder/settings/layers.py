@@ -99,23 +99,18 @@ def _help(name: str) -> str:
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
     found: dict[str, tuple[Any, str]] = {}
-    # The variables that upstream's setup.py and torch read mean what they mean there ...
+    # The variables that upstream's setup.py and torch read mean what they mean there.
     for variable, name in (
         ("VLLM_TARGET_DEVICE", "device"),
         ("TORCH_CUDA_ARCH_LIST", "arch"),
         ("CMAKE_BUILD_TYPE", "build_type"),
         ("NVCC_THREADS", "nvcc_threads"),
+        # setup.py divides it by NVCC_THREADS for CUDA, while --jobs counts compilers: the plan does that too.
+        ("MAX_JOBS", "jobs"),
     ):
         if environ.get(variable, "").strip():
             text = environ[variable].strip()
             found[name] = (tuple(re.split(r"[;,\s]+", text)) if name == "arch" else text, variable)
-    if environ.get("MAX_JOBS", "").strip():
-        # ... and setup.py divides MAX_JOBS by NVCC_THREADS, while --jobs counts compilers.
-        try:
-            threads = max(1, int(environ.get("NVCC_THREADS") or 1))
-            found["jobs"] = (max(1, int(environ["MAX_JOBS"]) // threads), "MAX_JOBS")
-        except ValueError:
-            found["jobs"] = (environ["MAX_JOBS"], "MAX_JOBS")
     known = {f"{PREFIX}{name.upper()}": name for name in Settings.model_fields}
     for variable, text in environ.items():
         if not variable.startswith(PREFIX) or variable in _NOT_SETTINGS or not text.strip():

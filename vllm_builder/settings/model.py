@@ -157,6 +157,9 @@ class Settings(Model):
         description="Folder of downloads, environments, compiler cache and store (default: the user cache)",
     )
     offline: bool = Field(False, description="Touch no network; name everything that is missing")
+    isolate: bool = Field(
+        False, description="Configure and compile with no network at all (an error where the kernel refuses)"
+    )
     refresh: bool = Field(False, description="Ask the network again where an answer is remembered")
     force: bool = Field(False, description="Build even when the wheel is in the store")
 

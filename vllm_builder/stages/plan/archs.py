@@ -20,9 +20,18 @@ def parse_arch(text: str) -> str:
     """``sm_100``, ``100``, ``10.0`` -> ``10.0``; ``sm_90a`` -> ``9.0a``.
 
     Raises:
-        ArchError: misspelt, or no architecture of that number exists.
+        ArchError: misspelt, no architecture of that number exists, or PTX is asked for besides.
     """
-    word = text.strip().removesuffix("+PTX")
+    word = text.strip()
+    base, plus, _ = word.partition("+")
+    if plus and _SPELLING.fullmatch(base) and word.upper().endswith("+PTX"):
+        # Its CMake files boil torch's flags down to numbers (extract_unique_cuda_archs_ascending).
+        raise ArchError(
+            f"{text!r}: PTX cannot be asked for.",
+            why="torch's own builds take +PTX, but from 0.6.3 on vLLM's CMake files keep only the number of each "
+            "architecture and drop +PTX without a word; which kernels carry PTX is written in the release.",
+            next=f"Give {base} alone, and besides it every other GPU that the wheel is for.",
+        )
     match = _SPELLING.fullmatch(word)
     if match is None:
         raise ArchError(

@@ -44,7 +44,9 @@ _CHANGES_OUTPUT = frozenset(
 )
 """Settings of a recipe that take part in the digest; jobs and folders do not."""
 
-_SHOWN = frozenset({"version", "device", "arch", "recipe", "variables", "jobs", "build_type", "extensions"})
+_SHOWN = frozenset(
+    {"version", "device", "arch", "recipe", "variables", "jobs", "build_type", "extensions", "isolate"}
+)
 """Settings that have a line of their own in the decisions."""
 _PLACES = frozenset({"git_url", "externals", "lock_file"})
 
@@ -182,11 +184,21 @@ class _Maker:
         if self.settings.jobs == "auto":
             units = learned.read(learned.learned_file(self.cache.units, spec)).values()
             peaks = [peak for unit in units if isinstance(peak := unit.get("peak"), int)]
-            jobs, reason = auto_jobs(spec.device, self.environ, nvcc_threads=spec.nvcc_threads, peaks=peaks)
+            jobs, reason = auto_jobs(spec.device, nvcc_threads=spec.nvcc_threads, peaks=peaks)
         else:
             jobs, reason = self.settings.jobs, self.origin("jobs")
+            if reason == "MAX_JOBS" and spec.device == "cuda" and spec.nvcc_threads > 1:
+                # As setup.py does; --jobs counts compilers and is not divided.
+                reason = f"MAX_JOBS={jobs} // {spec.nvcc_threads} threads of each nvcc"
+                jobs = max(1, jobs // spec.nvcc_threads)
         self.say("jobs", jobs, reason)
         return spec.model_copy(update={"jobs": jobs, "jobs_fixed": self.settings.jobs != "auto"})
+
+    def isolate(self, compiler_cache: CompilerCache) -> None:
+        from vllm_builder.stages.compile import isolation
+
+        isolation.require(compiler_cache, self.origin("isolate"))
+        self.say("network while compiling", "none", f"--isolate ({self.origin('isolate')})")
 
     def variables(self, release: Release, device: Device) -> dict[str, str]:
         from vllm_builder.stages.compile.buildenv import decided_by_plan, output_variables
@@ -336,6 +348,8 @@ def _make(maker: _Maker) -> Plan:
         )
 
     compiler_cache = _compiler_cache(settings.compiler_cache, device)
+    if settings.isolate:
+        maker.isolate(compiler_cache)
     cuda = wanted = None
     if device == "cuda":
         cuda = maker.cuda(release, pin.release, archs, interpreter)
@@ -443,6 +457,7 @@ def _make(maker: _Maker) -> Plan:
         learned_dir=str(maker.cache.units),
         nvcc_threads=settings.nvcc_threads,
         compiler_cache=compiler_cache,
+        isolate=settings.isolate,
         compiler_cache_dir=str(maker.cache.sccache if compiler_cache == "sccache" else maker.cache.ccache),
     )
     compile_spec = maker.with_jobs(compile_spec)

@@ -61,6 +61,8 @@ class CompileFacts(Model):
     """``hits``, ``misses``, ``uncacheable`` of the compiler cache."""
     peak_memory: int = 0
     left_out: tuple[str, ...] = ()
+    isolated: bool = False
+    """Configured and compiled with no network at all."""
     attempts: tuple[Mapping[str, Any], ...] = ()
     """Runs of setup.py: ``jobs``, ``reason`` and ``unit`` of each; more than one where memory ran out."""
 
