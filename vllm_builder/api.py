@@ -51,6 +51,8 @@ def planned(
 ) -> tuple[Plan, Settings]:
     """As :func:`plan`, with the settings besides."""
     environ = dict(os.environ if environ is None else environ)
+    if version is not None:
+        _check_named(version)
     given = {} if version is None else {"version": version}
     return decide(gather({**given, **_plain(options)}, environ), environ=environ, emit=emit)
 
@@ -83,6 +85,7 @@ def bundle(
     """
     from vllm_builder.bundling import make_bundle
 
+    _check_named(version)
     environ = dict(os.environ if environ is None else environ)
     layers = gather({"version": version, **_plain(options)}, environ)
     return make_bundle(layers, Path(output), environ=environ, emit=emit)
@@ -124,15 +127,35 @@ def obey(
     )
 
 
+def _check_named(version: object) -> None:
+    if not isinstance(version, str):
+        raise SettingsError(
+            f"The version is {version!r}, which is no text.",
+            why="Nothing is built that was not asked for by name.",
+            next='Give a release such as "v0.9.2", or "latest".',
+        )
+
+
 def workspace_of(settings: Settings) -> Workspace:
     return Workspace(settings.workspace.expanduser().absolute())
 
 
+_TEXTS = ("recipe", "cuda", "python", "source", "git_url", "torch_index")
+"""Settings that are a word or a path: a path object is taken for what it says."""
+
+
+def _path_text(name: str, path: str) -> str:
+    # A bare name would be a word of the setting's (a recipe's name, ``git``, ``3.12``).
+    return path if os.sep in path or name == "torch_index" else os.path.join(os.curdir, path)  # noqa: PTH118
+
+
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    out = {}
+    out: dict[str, Any] = {}
     for name, value in options.items():
         if name in ("arch", "patches", "with_patch", "without_patch") and isinstance(value, str | Path):
             out[name] = (value,)
         else:
             out[name] = tuple(value) if isinstance(value, list) else value
+        if name in _TEXTS and isinstance(value, os.PathLike):
+            out[name] = _path_text(name, os.fspath(value))
     return out

@@ -113,10 +113,16 @@ class VendorError(BuilderError):
     exit_code = 24
 
 
+class TreeChanged(BuilderError):
+    """A tree in the workspace is no longer the one that was made for its plan; ``details`` names the files."""
+
+    exit_code = 25
+
+
 class BundleError(BuilderError):
     """A bundle is damaged, of an unknown format, or gives another plan on this machine."""
 
-    exit_code = 25
+    exit_code = 26
 
 
 # 3x: patch --------------------------------------------------------------------------------------
@@ -232,6 +238,12 @@ class IsolationRefused(BuilderError):
     exit_code = 73
 
 
+class InternalError(BuilderError):
+    """A fault of vllm-builder itself; the report that it wrote says where."""
+
+    exit_code = 99
+
+
 class Interrupted(BuilderError):
     """The person pressed Ctrl-C or the process was told to end."""
 
@@ -246,8 +258,11 @@ def from_os_error(error: OSError, doing: str) -> BuilderError:
         doing: what was being done, e.g. ``"writing the wheel to /x"``.
     """
     import errno
+    import os
 
     where = f" ({error.filename})" if error.filename else ""
+    if isinstance(error.filename, bytes):
+        where = f" ({os.fsdecode(error.filename)})"
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return NoSpace(
             f"No space left while {doing}{where}.",

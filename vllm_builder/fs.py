@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from vllm_builder.errors import NoSpace, NotWritable, from_os_error
 
 _CHUNK = 1 << 20
+_REMOVING = re.compile(r"\..+\.removing-\d+(-[0-9a-f]+)?")
 
 
 def sha256_file(path: Path) -> str:
@@ -94,13 +98,52 @@ def copy_atomic(source: Path, dest: Path) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder; first rename it, so that a half-removed one is never taken for a whole one."""
-    if not path.exists():
-        return
+    """Remove a folder; first rename it, so that a half-removed one is never taken for a whole one.
+
+    Folders beside it that a killed process had renamed and did not come to remove are removed too.
+    """
     with os_errors(f"removing {path}"):
-        doomed = path.with_name(f".{path.name}.removing-{os.getpid()}")
-        path.rename(doomed)
-        shutil.rmtree(doomed)
+        if path.exists():
+            # A process id alone comes again, in containers sooner than later.
+            path.rename(path.with_name(f".{path.name}.removing-{os.getpid()}-{secrets.token_hex(4)}"))
+        if not path.parent.is_dir():
+            return
+        for doomed in path.parent.iterdir():
+            if _REMOVING.fullmatch(doomed.name):
+                shutil.rmtree(doomed, onerror=_unless_gone)
+
+
+def _unless_gone(function: object, path: str, problem: tuple[Any, BaseException, Any]) -> None:
+    """Another process may be removing the same folder."""
+    del function, path
+    if not isinstance(problem[1], FileNotFoundError):
+        raise problem[1]
+
+
+def walk_files(root: Path, left_out: Callable[[str, bool], bool]) -> dict[str, os.stat_result]:
+    """All files and links below a folder: relative path -> lstat.
+
+    Args:
+        left_out: is given the name of a file or folder, and whether it lies directly in ``root``.
+
+    Raises:
+        BuilderError
+    """
+    found: dict[str, os.stat_result] = {}
+
+    def walk(folder: str, prefix: str) -> None:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if left_out(entry.name, not prefix):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    walk(entry.path, f"{prefix}{entry.name}/")
+                else:
+                    found[f"{prefix}{entry.name}"] = entry.stat(follow_symlinks=False)
+
+    with os_errors(f"reading {root}"):
+        walk(os.fspath(root), "")
+    return found
 
 
 def _umask() -> int:

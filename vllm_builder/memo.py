@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from vllm_builder.errors import NoSpace, NotWritable
 from vllm_builder.fs import write_atomic
 
 
@@ -38,6 +40,10 @@ class Memo:
         return found.get("answer")
 
     def put(self, question: Any, answer: Any) -> None:
-        """Remember ``answer`` (JSON types)."""
+        """Remember ``answer`` (JSON types), where the folder can be written to.
+
+        A cache that is read-only or full costs the question again next time, and nothing else.
+        """
         value = {"question": question, "answer": answer, "time": time.time()}
-        write_atomic(self._path(question), json.dumps(value, indent=1, sort_keys=True))
+        with suppress(NotWritable, NoSpace):
+            write_atomic(self._path(question), json.dumps(value, indent=1, sort_keys=True))

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from vllm_builder import __version__
+from vllm_builder import __version__, treestate
 from vllm_builder.cache import Cache, Workspace
-from vllm_builder.errors import NoSpace
+from vllm_builder.errors import NoSpace, TreeChanged
 from vllm_builder.events import Emit, Note, StageFinished, StageStarted, ignore
 from vllm_builder.fs import copy_atomic, make_dir, os_errors, remove_tree, write_atomic
 from vllm_builder.model import Model
@@ -68,14 +68,22 @@ def prepare_tree(
     request: SourceRequest | None = None,
     externals: Sources | None = None,
     offline: bool = False,
+    log: Path | None = None,
     emit: Emit = ignore,
 ) -> dict[str, object]:
     """Make the patched tree of a plan at ``tree``, or keep the one that is already whole.
 
     A tree counts as whole once its ``.ready.json`` stands beside it; a half-made one is made again.
 
+    Args:
+        log: what earlier builds in the tree printed.
+
     Returns:
         the patch report, as JSON types.
+
+    Raises:
+        TreeChanged: the tree that is there was edited.
+        any class of :mod:`vllm_builder.errors` that fetching and patching raise.
     """
     from vllm_builder.stages.patch import apply
     from vllm_builder.stages.source import fetch
@@ -83,6 +91,7 @@ def prepare_tree(
     steps = _Steps(emit)
     ready = tree.with_name(f"{tree.name}.ready.json")
     if tree.is_dir() and (kept := _report_of(ready, plan.digest)) is not None:
+        treestate.check(tree, log=log)
         emit(Note(stage="source", message=f"Going on in the tree {tree}"))
         return kept
     with steps.stage("source", "Source"):
@@ -96,8 +105,23 @@ def prepare_tree(
 
         fetch_externals(plan.externals, externals or {}, tree, cache, emit, offline=offline)
     report = apply(plan.patches, tree, emit=emit).model_dump(mode="json")
+    treestate.record(tree)
     write_atomic(ready, json.dumps({"digest": plan.digest, "patch_report": report}, indent=1))
     return report
+
+
+def _begin_anew(plan: Plan, tree: Path, log: Path, done: Path, emit: Emit) -> None:
+    """For a forced build: one that was broken off is gone on with, what somebody edited is kept beside."""
+    if tree.is_dir() and _report_of(tree.with_name(f"{tree.name}.ready.json"), plan.digest) is not None:
+        try:
+            treestate.check(tree, log=log)
+        except TreeChanged as error:
+            place = treestate.set_aside(tree)
+            emit(Note(stage="source", message=f"{error.what} It is kept as {place}.", level="warning"))
+        else:
+            if done.exists():
+                remove_tree(tree)
+    done.unlink(missing_ok=True)
 
 
 def _report_of(ready: Path, digest: str) -> dict[str, object] | None:
@@ -151,9 +175,10 @@ def run(
             return _from_store(plan, entry, out, started, emit)
         with _tree_lock(workspace.tree(plan.digest), emit):
             record, built = _build(plan, cache, workspace, environ, request, externals, offline, force, emit)
-        entry = store.add(plan.digest, built, record, force=force, emit=emit)
-        # The store has it; what compile handed over has served.
-        remove_tree(built.parent)
+            # Still under the tree's lock: a builder with another cache puts its wheel into the same folder.
+            entry = store.add(plan.digest, built, record, force=force, emit=emit)
+            # The store has it; what compile handed over has served.
+            remove_tree(built.parent)
     wheel = deliver(entry, out, emit=emit)
     return _result(plan, wheel, entry.record, False, started)
 
@@ -176,12 +201,13 @@ def _build(
     steps = _Steps(emit)
     tree = workspace.tree(plan.digest)
     done = tree.with_name(f"{tree.name}.built")
-    if force and done.exists():
-        # A forced build begins anew; one that was broken off is gone on with.
-        remove_tree(tree)
-        done.unlink()
+    log = workspace.log(plan.digest)
+    if force:
+        _begin_anew(plan, tree, log, done, emit)
     started = time.monotonic()
-    report = prepare_tree(plan, tree, cache, request=request, externals=externals, offline=offline, emit=emit)
+    report = prepare_tree(
+        plan, tree, cache, request=request, externals=externals, offline=offline, log=log, emit=emit
+    )
     steps.seconds["tree"] = round(time.monotonic() - started, 3)
     if plan.toolkit is not None and plan.toolkit.spec is not None:
         from vllm_builder.stages.toolkit import assemble
@@ -198,16 +224,21 @@ def _build(
             steps.summary = f"CUDA {plan.toolkit.spec.release}, {len(plan.toolkit.spec.lock)} packages"
     with steps.stage("environment", "Build environment"):
         environment = prepare(
-            plan.environment, cache.environments, environ=environ, offline=offline, emit=emit
+            plan.environment,
+            cache.environments,
+            environ=environ,
+            offline=offline,
+            force=force,
+            emit=emit,
         )
         steps.summary = f"{len(environment.packages)} packages, Python {plan.environment.python.version}"
-    with steps.stage("compile", f"Compile {plan.compile.version}"):
+    with steps.stage("compile", f"Compile {plan.compile.version}"), treestate.building(tree):
         result = compile_wheel(
             plan.compile,
             tree=tree,
             environment=environment,
             dist=make_dir(workspace.root / "dist") / plan.digest[:16],
-            log=workspace.log(plan.digest),
+            log=log,
             environ=environ,
             emit=emit,
         )

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from vllm_builder import errors
+from vllm_builder.stages.store import Record, Store, WheelFile, now
 
 SETUP = """
 import os
@@ -139,6 +141,49 @@ def test_a_recipe_with_a_misspelt_key(machine: Machine) -> None:
     (machine.folder / "mine.toml").write_text('devise = "cpu"\n')
     said = machine.fails(errors.RecipeError, "plan", "v0.9.2", "--recipe", "mine.toml")
     assert "did you mean device" in said
+
+
+def test_a_recipe_of_the_current_folder_is_announced(machine: Machine) -> None:
+    arguments = ["plan", "v0.9.2", "--device", "cpu", "--python", _fake_torch(machine), "--json"]
+
+    def origin() -> str:
+        plan = json.loads(machine.run(*arguments).stdout)
+        (line,) = [d for d in plan["plan"]["decisions"] if d["what"] == "recipe"]
+        return str(line["origin"])
+
+    assert "from" not in origin()
+    folder = machine.folder / "recipes"
+    folder.mkdir()
+    (folder / "cpu.toml").write_text('description = "Mine"\n')
+    assert "from recipes/cpu.toml, in place of the shipped one" in origin()
+
+
+def test_recipes_list_marks_ones_own_and_shows_a_bad_one_as_bad(machine: Machine) -> None:
+    folder = machine.folder / "recipes"
+    folder.mkdir()
+    (folder / "empty.toml").write_text('description = "Mine"\n')
+    (folder / "another.toml").write_text('description = "Another"\n')
+    (folder / "bad.toml").write_text('devise = "cpu"\n')
+
+    def listed(*more: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-m", "vllm_builder", "recipes", "list", *more],
+            cwd=machine.folder,
+            env=machine.environ,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    lines = {line.split()[0]: line for line in listed().splitlines()}
+    assert "Mine (recipes/empty.toml, in place of the shipped one)" in lines["empty"]
+    assert "Another (recipes/another.toml)" in lines["another"]
+    assert "cannot be used: " in lines["bad"]
+    assert "devise" in lines["bad"]
+    assert "(" not in lines["cpu"]
+    rows = {row["name"]: row for row in json.loads(listed("--json"))}
+    assert "devise" in rows["bad"]["problem"]
+    assert rows["cpu"]["problem"] == ""
 
 
 def test_a_misspelt_option_is_a_usage_error(machine: Machine) -> None:
@@ -374,6 +419,44 @@ def test_a_plan_is_pure_and_stable_and_jobs_and_paths_do_not_change_its_digest(m
     flags = json.loads(machine.run(*arguments, CXXFLAGS="-O1").stdout)
     assert flags["digest"] != first["digest"]
     assert flags["inputs"]["compile"]["variables"]["CXXFLAGS"] == "-O1"
+
+
+def test_a_plan_needs_no_place_to_remember_what_it_learnt(machine: Machine) -> None:
+    arguments = ["plan", "v0.9.2", "--device", "cpu", "--python", _fake_torch(machine), "--json"]
+    first = json.loads(machine.run(*arguments).stdout)
+    shutil.rmtree(machine.folder / "cache/memo")
+    # As in a cache that is read-only: the folder cannot come into being.
+    (machine.folder / "cache/memo").touch()
+    assert json.loads(machine.run(*arguments).stdout)["digest"] == first["digest"]
+
+
+def test_explain_names_the_inputs_that_differ(machine: Machine) -> None:
+    arguments = ["plan", "v0.9.2", "--device", "cpu", "--python", _fake_torch(machine)]
+    made = json.loads(machine.run(*arguments, "--json").stdout)
+    wheel = machine.folder / "vllm-0.9.2+cpu-cp38-abi3-linux_x86_64.whl"
+    wheel.write_bytes(b"whatever")
+    record = Record(
+        digest=made["digest"],
+        release="0.9.2",
+        version="0.9.2+cpu",
+        device="cpu",
+        plan=made,
+        wheel=WheelFile.of(wheel),
+        created=now(),
+    )
+    store = Store(machine.folder / "cache" / "store")
+    with store.lock(made["digest"]):
+        store.add(made["digest"], wheel, record)
+    against = ["--explain-against", made["digest"][:12]]
+    same = machine.run(*arguments, *against)
+    assert "No input differs" in same.stdout, same.stderr
+    other = machine.run(*arguments, *against, "--build-type", "Debug")
+    assert "1 inputs differ" in other.stdout
+    assert "compile.build_type\n    this:  Debug\n    other: Release\n" in other.stdout
+    found = json.loads(machine.run(*arguments, *against, "--build-type", "Debug", "--json").stdout)
+    assert found["differences"] == [{"path": "compile.build_type", "this": "Debug", "other": "Release"}]
+    said = machine.fails(errors.StoreError, *arguments, "--explain-against", "0" * 12)
+    assert "cache list" in said
 
 
 def test_credentials_of_an_index_are_nowhere_in_what_is_printed(machine: Machine) -> None:

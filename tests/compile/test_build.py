@@ -65,7 +65,7 @@ def test_a_wheel_comes_out_and_everything_is_told(
     for event in events:
         if isinstance(event, Output):
             assert event.line in log
-    assert "setup.py bdist_wheel" in log.splitlines()[0]
+    assert "setup.py --no-user-cfg bdist_wheel" in log.splitlines()[0]
 
 
 def test_the_same_again_compiles_nothing(

@@ -47,6 +47,41 @@ def test_what_would_spoil_the_build_does_not(name: str) -> None:
     assert name not in child_environment(spec(), ENVIRONMENT, {name: "x"})
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("LD_RUN_PATH", "COMPILER_PATH", "GCC_EXEC_PREFIX", "CCC_OVERRIDE_OPTIONS", "CMAKE_PROGRAM_PATH"),
+        *("CMAKE_CXX_IMPLICIT_LINK_LIBRARIES_EXCLUDE", "OBJC_INCLUDE_PATH", "GNUTARGET", "LDEMULATION"),
+    ],
+)
+def test_what_changes_the_output_is_passed_on_only_from_the_plan(name: str) -> None:
+    mine = {name: "/mine"}
+    assert output_variables(mine) == mine
+    assert name not in child_environment(spec(), ENVIRONMENT, mine)
+    assert child_environment(spec(variables=mine), ENVIRONMENT, {})[name] == "/mine"
+    assert ignored_variables(spec(), mine) == (name,)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("CUDAToolkit_ROOT", "CUDATOOLKIT_ROOT", "Torch_ROOT", "TORCH_ROOT", "Caffe2_ROOT", "Python_ROOT"),
+        *("Python3_ROOT_DIR", "CUDNN_ROOT", "Torch_DIR", "CUDAToolkit_DIR", "CUDA_TOOLKIT_ROOT_DIR"),
+        *("oneDNN_ROOT", "NVCC_CCBIN", "CUDAARCHS", "CMAKE_INSTALL_MODE", "CMAKE_INSTALL_PREFIX"),
+        *("PYTHONOPTIMIZE", "_PYTHON_HOST_PLATFORM", "SETUPTOOLS_USE_DISTUTILS", "ARCHFLAGS"),
+        *("_PYTHON_SYSCONFIGDATA_NAME", "DEPENDENCIES_OUTPUT", "SUNPRO_DEPENDENCIES"),
+    ],
+)
+def test_what_leads_away_from_the_plans_tools_is_dropped(name: str) -> None:
+    env = child_environment(spec(device="cuda", cuda_home="/cuda"), ENVIRONMENT, {name: "/mine"})
+    assert env.get(name) != "/mine"
+
+
+def test_folders_of_other_tools_go_through() -> None:
+    mine = {"PYENV_ROOT": "/p", "CONDA_ROOT": "/c", "SPACK_ROOT": "/s"}
+    assert mine.items() <= child_environment(spec(), ENVIRONMENT, mine).items()
+
+
 def test_the_plans_variables_win() -> None:
     env = child_environment(
         spec(variables={"CXXFLAGS": "-DPLAN", "VLLM_USE_PRECOMPILED": ""}),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,16 +100,64 @@ def test_a_toolkit_without_nvcc(tmp_path: Path) -> None:
         probe_compilers("cuda", os.environ, cuda_home=str(tmp_path))
 
 
-def test_what_is_remembered_is_asked_again_when_the_file_changes(tmp_path: Path, cxx: str) -> None:
-    calls = tmp_path / "calls"
-    compiler = program(tmp_path / "c++", f'echo x >> {calls}\nexec {cxx} "$@"')
-    memo, environ = Memo(tmp_path / "memo", "t"), {**os.environ, "CXX": str(compiler)}
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The programs that were run."""
+    programs: list[str] = []
+    run = subprocess.run
+
+    def spy(command: list[str], *more: Any, **options: Any) -> Any:
+        programs.append(command[0])
+        return run(command, *more, **options)
+
+    monkeypatch.setattr(subprocess, "run", spy)
+    return programs
+
+
+def test_what_a_compiler_said_is_remembered(tmp_path: Path, asked: list[str]) -> None:
+    memo, environ = Memo(tmp_path / "memo", "t"), dict(os.environ)
     first = probe_compilers("cpu", environ, memo=memo)
+    assert asked
+    asked.clear()
     assert probe_compilers("cpu", environ, memo=memo) == first
-    assert calls.read_text().count("x") == 1
-    program(compiler, f'echo x >> {calls}\n#other\nexec {cxx} "$@"')
+    assert asked == []
+    # They decide which compiler proper the driver takes.
+    probe_compilers("cpu", {**environ, "COMPILER_PATH": str(tmp_path)}, memo=memo)
+    assert asked
+
+
+@pytest.mark.parametrize("how", ["script", "argument", "ccache"])
+def test_a_compiler_behind_something_else_is_asked_each_time(tmp_path: Path, cxx: str, how: str) -> None:
+    real = program(tmp_path / "real", f'exec {cxx} "$@"')
+    chosen = program(tmp_path / "bin/g++", f'exec {real} "$@"')
+    if how == "argument":
+        chosen = program(tmp_path / "launch", 'exec "$@"')
+    elif how == "ccache":
+        # A link with the compiler's name to a program that looks for the compiler itself.
+        chosen.unlink()
+        chosen.symlink_to(shutil.copy("/usr/bin/env", tmp_path / "ccache"))
+    words = {"argument": f"{chosen} {real}", "ccache": f"{chosen} {real}"}.get(how, str(chosen))
+    memo, environ = Memo(tmp_path / "memo", "t"), {**os.environ, "CXX": words}
+    before = probe_compilers("cpu", environ, memo=memo)[1]
+    program(real, f'exec {cxx} -U__GNUC_PATCHLEVEL__ -D__GNUC_PATCHLEVEL__=77 "$@"')
+    after = probe_compilers("cpu", environ, memo=memo)[1]
+    assert (after.version == before.version, after.version.split(".")[-1]) == (False, "77")
+
+
+def test_another_compiler_by_update_alternatives_is_seen(tmp_path: Path, cxx: str) -> None:
+    link = tmp_path / "c++"
+    link.symlink_to(cxx)
+    memo, environ = Memo(tmp_path / "memo", "t"), {**os.environ, "CXX": str(link)}
     probe_compilers("cpu", environ, memo=memo)
-    assert calls.read_text().count("x") == 2
+    link.unlink()
+    link.symlink_to(program(tmp_path / "g++-99", f'exec {cxx} -U__GNUC__ -D__GNUC__=99 "$@"'))
+    assert probe_compilers("cpu", environ, memo=memo)[1].version.startswith("99.")
+
+
+def test_without_a_place_to_remember_compilers_are_found_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    memo = Memo(tmp_path / "file" / "memo", "t")
+    assert probe_compilers("cpu", dict(os.environ), memo=memo) == probe_compilers("cpu", dict(os.environ))
 
 
 @pytest.mark.parametrize(

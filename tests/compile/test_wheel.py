@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import zipfile
 from pathlib import Path
 
@@ -17,9 +18,14 @@ ONE = "vllm/third_party/deep_gemm/_C.cpython-312-x86_64-linux-gnu.so"
 
 
 def wheel(
-    root: Path, *members: str, tag: str = "cp38-abi3", version: str = "1.0+cpu", name: str = "vllm"
+    root: Path,
+    *members: str,
+    tag: str = "cp38-abi3",
+    version: str = "1.0+cpu",
+    name: str = "vllm",
+    file: str = "",
 ) -> Path:
-    path = root / f"vllm-1.0+cpu-{tag}-linux_x86_64.whl"
+    path = root / (file or f"vllm-1.0+cpu-{tag}-linux_{platform.machine()}.whl")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(
             "vllm-1.0+cpu.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
@@ -47,11 +53,16 @@ def test_a_good_wheel(tmp_path: Path) -> None:
         ((ABI3,), {"version": "1.0+cu130"}, "1.0+cu130"),
         ((ABI3,), {"name": "other"}, "other"),
         ((), {}, "no compiled extension"),
+        ((ABI3,), {"file": "vllm-1.0+cpu-7_mine-cp38-abi3-linux_x86_64.whl"}, "7_mine"),
+        ((ABI3,), {"file": "other-1.0+cpu-cp38-abi3-linux_x86_64.whl"}, "other"),
+        ((ABI3,), {"file": "vllm-2.0+cpu-cp38-abi3-linux_x86_64.whl"}, "2.0+cpu"),
+        ((ABI3,), {"file": "vllm-1.0+cpu-cp38-abi3-manylinux_2_17_s390x.whl"}, "manylinux_2_17_s390x"),
+        ((ABI3,), {"tag": "cp312-abi3"}, "cp312"),
     ],
 )
 def test_mismatches(tmp_path: Path, members: tuple[str, ...], more: dict[str, str], words: str) -> None:
     with pytest.raises(WheelMismatch) as caught:
-        check_wheel(wheel(tmp_path, *members, **more), spec())
+        check_wheel(wheel(tmp_path, *members, **more), spec(limited_api="cp38"))
     assert words in f"{caught.value.what} {caught.value.why}"
 
 
@@ -65,7 +76,8 @@ def test_versions_are_compared_as_versions(tmp_path: Path) -> None:
 
 
 def test_empty_needs_no_extension(tmp_path: Path) -> None:
-    check_wheel(wheel(tmp_path, version="1.0+empty"), spec(device="empty", version="1.0+empty"))
+    path = wheel(tmp_path, version="1.0+empty", file="vllm-1.0+empty-py3-none-any.whl")
+    check_wheel(path, spec(device="empty", version="1.0+empty"))
 
 
 @pytest.mark.parametrize("data", [b"", b"PK\x03\x04 cut off"])

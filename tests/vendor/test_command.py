@@ -78,3 +78,48 @@ def test_a_source_that_cannot_be_used(vendor, text: str, words: str, tmp_path: P
 def test_what_excludes_each_other(vendor) -> None:  # type: ignore[no-untyped-def]
     assert vendor("--lock", "--check").returncode == 10
     assert vendor("--lock", "--offline").returncode == 10
+
+
+def test_the_shipped_lock_is_known_where_the_person_has_none(tmp_path: Path, upstream: Upstream) -> None:
+    import shutil
+
+    from vllm_builder.resources import shipped
+
+    (shipped_lock,) = shipped("locks").glob("vllm-0.9.2.toml")
+    tree = upstream.tree
+    (tree / "setup.py").write_text("# setup\n")
+    (tree / "PKG-INFO").write_text("Name: vllm\nVersion: 0.9.2\n")
+
+    def check(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "vllm_builder", "vendor", "0.9.2", "--check", "--json", "--source", str(tree),
+             "--cache-dir", str(tmp_path / "cache"), *arguments],
+            capture_output=True, text=True, cwd=tmp_path, check=False,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        )  # fmt: skip
+
+    run = check()
+    assert run.returncode == 1, run.stderr
+    answer = json.loads(run.stdout)
+    assert answer["lock_file"] == str(shipped_lock)
+    assert any(problem.startswith("kit at v1.0 is needed") for problem in answer["problems"])
+    # --lock-file is a setting like all others: also of the environment.
+    shutil.copy(shipped_lock, tmp_path / "mine.toml")
+    assert json.loads(check("--lock-file", "mine.toml").stdout)["lock_file"] == "mine.toml"
+
+
+def test_the_devices_own_recipe_counts_as_in_a_plan(vendor, upstream: Upstream, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "cpu.toml").write_text('variables = { VLLM_CPU_DISABLE_AVX512 = "true" }\n')
+    cmake = upstream.tree / "CMakeLists.txt"
+    cmake.write_text(f"if(NOT DEFINED ENV{{VLLM_CPU_DISABLE_AVX512}})\n{cmake.read_text()}endif()\n")
+
+    def needed(*arguments: str) -> set[str]:
+        return {
+            one["needed"]
+            for one in json.loads(vendor("--device", "cpu", "--json", *arguments).stdout)["externals"]
+        }
+
+    assert needed() == {"no"}
+    assert needed("--recipe", "none") == {"yes"}
+    assert needed("--recipe", "none", "--variable", "VLLM_CPU_DISABLE_AVX512=true") == {"no"}

@@ -141,11 +141,14 @@ def verify(digests: tuple[str, ...], cache_dir: str | None, json_: bool) -> None
     "kinds",
     multiple=True,
     metavar="KIND",
-    help="Prune this cache instead of the wheels: "
+    help="Prune this cache instead of the wheels, without a rule all of it: "
     "downloads, git, surveys, memo, environments, ccache, sccache (may be repeated)",
 )
 @click.option("--last", is_flag=True, help="Also the last good wheel of a plan")
 @click.option("--dry-run", is_flag=True, help="Only say what would go")
+@click.option(
+    "--yes", is_flag=True, help="Without a rule or DIGESTS: do remove what was superseded or is damaged"
+)
 @_cache_dir
 @json_option
 def prune(
@@ -156,16 +159,22 @@ def prune(
     kinds: tuple[str, ...],
     last: bool,
     dry_run: bool,
+    yes: bool,
     cache_dir: str | None,
     json_: bool,
 ) -> None:
     """Make room, among all wheels or those of the plans DIGESTS.
+
+    Without a rule, what no plan would be served: wheels that a forced build superseded, and damaged ones that
+    were set aside. That is only listed, until --yes says to remove it.
 
     Never removes the last good wheel of a plan unless told to with --last.
     """
     where = _cache(cache_dir)
     emit = screen.listener()
     rules: dict[str, Any] = {"older_than": _age(older_than), "max_size": _bytes(max_size), "keep": keep}
+    listed = not (yes or dry_run or digests or kinds or last) and set(rules.values()) == {None}
+    dry_run = dry_run or listed
     if kinds:
         from vllm_builder.stages.store import prune_cache
 
@@ -183,6 +192,11 @@ def prune(
     for kept in report.kept:
         click.echo(f"kept {kept.item.path}: {kept.reason}")
     click.echo(f"{verb} {len(report.removed)}, {screen.size(report.freed)}")
+    if listed and report.removed:
+        click.echo(
+            "Nothing was removed: --yes removes these; --older-than, --max-size and --keep say more.",
+            err=True,
+        )
 
 
 def _age(text: str | None) -> float | None:

@@ -8,9 +8,9 @@ import click
 
 from vllm_builder.cli import screen
 from vllm_builder.cli.app import json_option
-from vllm_builder.errors import PatchSetError, did_you_mean
+from vllm_builder.errors import PatchSetError, RecipeError, did_you_mean
 from vllm_builder.resources import shipped
-from vllm_builder.settings.recipe import available, load_recipe
+from vllm_builder.settings.recipe import available, is_shipped, load_recipe
 
 _folders = click.option(
     "--patches", "folders", multiple=True, metavar="DIR", help="Folder of further patch sets"
@@ -26,13 +26,28 @@ def recipes() -> None:
 @json_option
 def list_recipes(json_: bool) -> None:
     """All recipes, with a line each."""
-    rows = [
-        (name, load_recipe(str(path)).description, str(path)) for name, path in sorted(available().items())
-    ]
+    rows = [_row(name, path) for name, path in sorted(available().items())]
     if json_:
-        screen.print_json([{"name": n, "description": d, "path": p} for n, d, p in rows])
+        screen.print_json(rows)
         return
-    _rows([(n, d) for n, d, _ in rows])
+    for row in rows:
+        said = f"cannot be used: {row['problem']}" if row["problem"] else row["description"]
+        row["shown"] = said + {"": "", "own": f" ({row['path']})"}.get(
+            row["whose"], f" ({row['path']}, in place of the shipped one)"
+        )
+    _rows([(row["name"], row["shown"]) for row in rows])
+
+
+def _row(name: str, path: Path) -> dict[str, str]:
+    """One recipe; a file that cannot be read is listed with the reason."""
+    mine = path.parent != shipped("recipes")
+    row = {"name": name, "description": "", "path": str(path), "problem": ""}
+    row["whose"] = ("instead" if is_shipped(name) else "own") if mine else ""
+    try:
+        row["description"] = load_recipe(str(path)).description
+    except RecipeError as error:
+        row["problem"] = error.what
+    return row
 
 
 @recipes.command("show")
@@ -72,15 +87,19 @@ def list_patches(folders: tuple[str, ...], json_: bool) -> None:
 @patches.command("show")
 @click.argument("name")
 @_folders
-def show_patches(name: str, folders: tuple[str, ...]) -> None:
+@json_option
+def show_patches(name: str, folders: tuple[str, ...], json_: bool) -> None:
     """One patch set, as it is written."""
     from vllm_builder.stages.patch import load
 
     places = (*map(Path, reversed(folders)), shipped("patches"))
-    load((shipped("patches"), *map(Path, folders)))
+    sets = load((shipped("patches"), *map(Path, folders)))
     for folder in places:
         path = folder / f"{name}.toml"
-        if path.is_file():
+        if name in sets and path.is_file():
+            if json_:
+                screen.print_json(sets[name].model_dump(mode="json", exclude_defaults=True))
+                return
             click.echo(path.read_text("utf-8").rstrip())
             return
     known = sorted({p.stem for f in places for p in f.glob("*.toml")})

@@ -12,11 +12,16 @@ import click
 from vllm_builder.cli import screen
 from vllm_builder.cli.app import json_option
 from vllm_builder.cli.options import given
-from vllm_builder.errors import SettingsError, SourceError
+from vllm_builder.errors import SettingsError, SourceError, did_you_mean
 from vllm_builder.resources import shipped
 
 if TYPE_CHECKING:
+    from vllm_builder.stages.patch.operations import PatchSet
     from vllm_builder.stages.patch.report import PatchReport
+
+
+_FACTS = ("torch", "setuptools", "cuda", "numa")
+"""What a plan knows, whether a set asks for it or not."""
 
 
 @click.command()
@@ -68,8 +73,10 @@ def patch(
     if device not in ("cuda", "cpu", "empty"):
         raise SettingsError(f"--device {device!r} is not known.", next="Use cuda, cpu or empty.")
     release = (release or _release_of(dir)).removeprefix("v")
+    sets = load((shipped("patches"), *map(Path, patches)))
+    _check_facts(facts, sets)
     selection = select(
-        load((shipped("patches"), *map(Path, patches))),
+        sets,
         release=release,
         device=device,  # type: ignore[arg-type]  # checked above
         facts={**_facts(facts, device), **given({"parameters": parameters}).get("parameters", {})},
@@ -134,6 +141,22 @@ def _facts(given_facts: tuple[str, ...], device: str) -> Mapping[str, str | bool
         environ = dict(os.environ)
         facts["numa"] = has_header("numa.h", probe_compilers("cpu", environ), environ) is not None
     return facts
+
+
+def _check_facts(given_facts: tuple[str, ...], sets: Mapping[str, PatchSet]) -> None:
+    """A fact that no set asks for is a slip of the pen: the operation that was meant would be left out."""
+    from vllm_builder.settings.layers import parse_pairs
+
+    known = set(_FACTS).union(
+        *(item.when for patch_set in sets.values() for item in (patch_set, *patch_set.operation))
+    )
+    for name in parse_pairs(given_facts, "--fact"):
+        if name not in known:
+            raise SettingsError(
+                f"No patch set asks for the fact {name!r}{did_you_mean(name, known)}.",
+                why="A fact is what a set's `when` table names.",
+                next=f"Known facts: {', '.join(sorted(known))}. A set's parameters are given with --parameter.",
+            )
 
 
 def _setuptools_here() -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from typing import Any
 
 from vllm_builder.errors import BuilderError
@@ -23,15 +24,26 @@ def as_json() -> bool:
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False))
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # of a path that is no UTF-8
+            text = json.dumps(value, indent=1)
+    print(text)
 
 
 def fail(error: BuilderError) -> int:
     """Show an error and return its exit code."""
-    finish(failed=True)
+    with suppress(OSError, ValueError):
+        finish(failed=True)
     if as_json():
-        print_json(error.as_dict())
-        return error.exit_code
+        try:
+            print_json(error.as_dict())
+            sys.stdout.flush()
+            return error.exit_code
+        except (OSError, ValueError):
+            pass  # nobody reads standard output: the other one may still be heard
     from rich.console import Console
 
     from vllm_builder.listeners import render_error

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -16,10 +15,15 @@ from vllm_builder.cli.options import given, settings_options
 from vllm_builder.errors import SettingsError, VendorError
 
 if TYPE_CHECKING:
+    from vllm_builder.events import Emit
+    from vllm_builder.settings.layers import Layers
     from vllm_builder.settings.model import Settings
     from vllm_builder.stages.vendor.model import External, Lock
 
-_KEPT = ("device", "arch", "source", "git_url", "externals", "cache_dir", "offline", "refresh")
+_KEPT = (
+    *("device", "arch", "recipe", "variables", "source", "git_url", "externals", "lock_file"),
+    *("cache_dir", "offline", "refresh"),
+)
 
 
 def _others() -> tuple[str, ...]:
@@ -37,9 +41,6 @@ def _others() -> tuple[str, ...]:
     "--check", "check_", is_flag=True, help="Compare the lock file with the release; exit code 1 if not alike"
 )
 @click.option(
-    "--lock-file", type=click.Path(path_type=Path), metavar="FILE", help="[default: locks/vllm-VERSION.toml]"
-)
-@click.option(
     "--tree", type=click.Path(path_type=Path), metavar="DIR",
     help="With --check: a tree whose externals are checked too; alone: put the locked externals into it",
 )  # fmt: skip
@@ -49,21 +50,21 @@ def vendor(
     list_: bool,
     lock_: bool,
     check_: bool,
-    lock_file: Path | None,
     tree: Path | None,
     json_: bool,
     **options: Any,
 ) -> None:
     """Find, lock, check or place the external sources of VERSION, for a device."""
     from vllm_builder.settings.layers import gather
-    from vllm_builder.stages.vendor import check, fetch_externals, lock, read_lock, write_lock
+    from vllm_builder.stages.plan.externals import lock_of_release, lock_to_write
+    from vllm_builder.stages.vendor import check, fetch_externals, lock, write_lock
 
     if sum((list_, lock_, check_)) > 1:
         raise SettingsError("--list, --lock and --check exclude each other.", next="Give one of them.")
     emit = screen.listener()
-    settings = gather(given(options), dict(os.environ)).resolve().settings
-    release, externals, cmake = _look(settings, cuda, emit)
-    path = lock_file or Path("locks") / f"vllm-{release}.toml"
+    layers = gather(given(options), dict(os.environ))
+    release, externals, cmake, settings = _look(layers, cuda, emit)
+    path = lock_to_write(settings, release)
     problems: Sequence[str] = ()
     found: Lock | None = None
     if lock_:
@@ -78,9 +79,7 @@ def vendor(
         )
         write_lock(found, path)
     elif check_ or (tree and not list_):
-        found = read_lock(path)
-        if found.release != release:
-            raise VendorError(f"{path} is for {found.release}, not for {release}.", next="Give --lock-file.")
+        found, path = lock_of_release(settings, release)
         problems = check(found, externals, tree if check_ else None)
         if tree and not check_:
             from vllm_builder.stages.patch import PatchSelection, apply
@@ -89,7 +88,10 @@ def vendor(
 
             if problems:
                 raise VendorError(
-                    f"{path} does not fit this build.", details=problems, next="Write it anew with --lock."
+                    f"{path} does not fit this build.",
+                    why=f"The CMake files of {release} fetch something else.",
+                    details=problems,
+                    next="Write it anew with --lock.",
                 )
             fetch_externals(
                 found, settings.externals, tree, default_cache(settings), emit, offline=settings.offline
@@ -112,35 +114,38 @@ def vendor(
         click.get_current_context().exit(1)
 
 
-def _look(
-    settings: Settings, cuda: str | None, emit: Any
-) -> tuple[str, tuple[External, ...], dict[str, bytes]]:
-    from vllm_builder.indexes import read_indexes
-    from vllm_builder.stages.plan.archs import parse_archs
-    from vllm_builder.stages.plan.make import default_cache, source_request
-    from vllm_builder.stages.source import resolve, survey
-    from vllm_builder.stages.vendor import cmake_files, discover
+class _Found(NamedTuple):
+    release: str
+    externals: tuple[External, ...]
+    cmake: dict[str, bytes]
+    settings: Settings
 
+
+def _look(layers: Layers, cuda: str | None, emit: Emit) -> _Found:
+    """What a plan would find, without torch, toolkit and compilers."""
+    from vllm_builder.indexes import read_indexes
+    from vllm_builder.settings.layers import add_device_recipe
+    from vllm_builder.stages.plan.archs import parse_archs
+    from vllm_builder.stages.plan.externals import find_externals
+    from vllm_builder.stages.plan.make import default_cache, source_request
+    from vllm_builder.stages.plan.release import Release
+    from vllm_builder.stages.source import resolve, survey
+    from vllm_builder.stages.vendor import cmake_files
+
+    environ = dict(os.environ)
+    device = layers.resolve().settings.device or "cuda"
+    add_device_recipe(layers, device)
+    settings = layers.resolve().settings
     cache = default_cache(settings)
     request = source_request(settings, read_indexes())
     pin = resolve(request, cache, emit)
     folder = survey(pin, cache, emit, offline=settings.offline, request=request)
-    device = settings.device or "cuda"
-    archs = parse_archs(settings.arch, dict(os.environ)) if settings.arch and device == "cuda" else ()
-    cpuinfo = Path("/proc/cpuinfo")
-    externals = discover(
-        folder,
-        device=device,
-        cuda=cuda,
-        archs=archs,
-        machine=platform.machine(),
-        cpuinfo=cpuinfo.read_text("utf-8", "replace") if cpuinfo.is_file() else None,
-        environment={
-            **settings.variables,
-            **{k: v for k, v in os.environ.items() if k.startswith("VLLM_CPU_")},
-        },
-    )
-    return pin.release, externals, cmake_files(folder)
+    settings = layers.resolve(pin.release).settings
+    archs = parse_archs(settings.arch, environ) if settings.arch and device == "cuda" else ()
+    named = Release(folder).build_variables()
+    variables = {**{k: v for k, v in environ.items() if k in named}, **settings.variables}
+    externals = find_externals(folder, device=device, cuda=cuda, archs=archs, variables=variables)
+    return _Found(pin.release, externals, cmake_files(folder), settings)
 
 
 def _show(

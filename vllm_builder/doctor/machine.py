@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from vllm_builder.cache import Cache
 from vllm_builder.doctor.model import Check
+from vllm_builder.processes import ask
 from vllm_builder.settings.model import Settings
 from vllm_builder.stages.plan.compatibility import compatibility
 from vllm_builder.stages.store import Store
@@ -76,17 +76,7 @@ def _gpus(environ: Mapping[str, str]) -> tuple[list[list[str]] | None, str]:
     if tool is None:
         return None, ""
     query = "--query-gpu=driver_version,name,compute_cap"
-    try:
-        run = subprocess.run(
-            [tool, query, "--format=csv,noheader"],
-            env=dict(environ),
-            capture_output=True,
-            text=True,
-            timeout=_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as problem:
-        return [], str(problem)
+    run = ask([tool, query, "--format=csv,noheader"], environ, seconds=_SECONDS)
     rows = [[word.strip() for word in line.split(",")] for line in run.stdout.splitlines()]
     return [row for row in rows if len(row) == 3], (run.stderr or run.stdout).strip()
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import platform
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator, Mapping
 
 from vllm_builder.doctor.model import Check
 from vllm_builder.errors import BuilderError, CompilerTooOld
 from vllm_builder.memo import Memo
+from vllm_builder.processes import ask
 from vllm_builder.settings.model import Settings
 from vllm_builder.stages.compile.model import Compiler
 from vllm_builder.stages.compile.toolchain import check_compilers, probe_compilers
@@ -144,11 +144,5 @@ def _named(found: tuple[Compiler, ...]) -> str:
 
 
 def _version(command: list[str], environ: Mapping[str, str]) -> str:
-    try:
-        run = subprocess.run(
-            command, env=dict(environ), capture_output=True, text=True, timeout=_SECONDS, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    match = re.search(r"\d+(\.\d+)+", run.stdout)
+    match = re.search(r"\d+(\.\d+)+", ask(command, environ, seconds=_SECONDS).stdout)
     return match[0] if match else ""

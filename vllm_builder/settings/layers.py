@@ -20,7 +20,9 @@ from vllm_builder.settings.recipe import Choices, available, load_recipe, read_s
 
 PREFIX = "VLLM_BUILDER_"
 SETTINGS_FILE = "vllm-builder.toml"
-_NOT_SETTINGS = {"VLLM_BUILDER_CONFIG", "VLLM_BUILDER_TEST_CACHE", "VLLM_BUILDER_GIT_TIMEOUT"}
+_NOT_SETTINGS = {
+    *("VLLM_BUILDER_CONFIG", "VLLM_BUILDER_TEST_CACHE", "VLLM_BUILDER_GIT_TIMEOUT", "VLLM_BUILDER_TRACEBACK")
+}
 _LISTS = {name for name, info in Settings.model_fields.items() if str(info.annotation).startswith("tuple[")}
 _TABLES = {"variables", "parameters", "externals"}
 
@@ -122,15 +124,34 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
                 next=f"Unset {variable}, or use one of: {', '.join(sorted(known))}.",
             )
         name = known[variable]
+        check_text(variable, text)
         value: Any = text.strip()
         if name == "patches":
             value = tuple(p for p in value.split(os.pathsep) if p)
         elif name in _LISTS:
-            value = tuple(re.split(r"[;,\s]+", value))
+            # Names may hold blanks; architectures never do, and TORCH_CUDA_ARCH_LIST is written with them.
+            between = r"[;,\s]+" if name == "arch" else r"[;,\n]+"
+            value = tuple(word.strip() for word in re.split(between, value) if word.strip())
         elif name in _TABLES:
             value = parse_pairs(re.split(r"[;\n]+", value), variable)
         found[name] = (value, variable)
     return found
+
+
+def check_text(variable: str, value: str) -> None:
+    """Refuse a variable's value that is no text: it could neither be recorded nor shown.
+
+    Raises:
+        SettingsError
+    """
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise SettingsError(
+            f"The environment variable {variable} is not UTF-8 text.",
+            why=f"Its value is {os.fsencode(value)[:80]!r}; what takes part in a build is recorded as text.",
+            next=f"Unset {variable}, or give it in UTF-8.",
+        ) from None
 
 
 def parse_pairs(items: list[str] | tuple[str, ...], origin: str) -> dict[str, str]:
@@ -173,7 +194,8 @@ def gather(
         )
     environment = _from_environment(environ)
     path = Path(environ["VLLM_BUILDER_CONFIG"]) if environ.get("VLLM_BUILDER_CONFIG") else None
-    if path is None and ((cwd or Path.cwd()) / SETTINGS_FILE).is_file():
+    # A folder or a broken link of that name is no settings file, and not nothing either: reading it says so.
+    if path is None and os.path.lexists((cwd or Path.cwd()) / SETTINGS_FILE):
         path = (cwd or Path.cwd()) / SETTINGS_FILE
     layers = Layers(given, environment, file=read_settings_file(path) if path else None)
 

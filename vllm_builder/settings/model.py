@@ -41,6 +41,8 @@ def _names(value: object) -> object:
 Jobs = Annotated[Literal["auto"] | int, BeforeValidator(_jobs)]
 
 
+_LONGEST_VERSION = 255
+"""Characters; git takes no longer name of a branch in most file systems."""
 _VERSION = re.compile(r"\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?(\.dev\d+)?(\+[A-Za-z0-9.]+)?")
 PYTORCH_INDEX = re.compile(r"cpu|cu\d{3}|cu9\d|rocm[\d.]+|xpu")
 """The names that uv knows PyTorch's own indexes by."""
@@ -68,10 +70,17 @@ def _cuda(value: object) -> object:
     return str(value)
 
 
+def _version_word(value: object) -> object:
+    text = value.strip() if isinstance(value, str) else ""
+    if not text or not text.isprintable() or len(text) > _LONGEST_VERSION:
+        raise ValueError("It is no name of a release, tag, branch or commit")
+    return text
+
+
 class Settings(Model):
     """Everything that can be chosen. Every field but ``version`` has a default."""
 
-    version: str = Field(
+    version: Annotated[str, BeforeValidator(_version_word)] = Field(
         "latest",
         description="Release to build: v0.9.2, 0.9.0.1, 0.6.4.post1, latest; with git any tag, branch or commit",
     )

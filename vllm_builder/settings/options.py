@@ -15,14 +15,14 @@ class Options(TypedDict, total=False):
 
     device: Device | None
     arch: Sequence[str]
-    recipe: str | None
+    recipe: Path | str | None
     torch: str
     torch_index: str | None
-    cuda: str
+    cuda: Path | str
     cuda_home: Path | str | None
-    python: str | None
-    source: str
-    git_url: str
+    python: Path | str | None
+    source: Path | str
+    git_url: Path | str
     jobs: int | Literal["auto"]
     nvcc_threads: int
     build_type: Literal["Release", "RelWithDebInfo", "MinSizeRel", "Debug"]

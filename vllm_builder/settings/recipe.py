@@ -37,6 +37,8 @@ class Choices(Model):
     """What one file chooses: ``values`` by field name, and conditional ones."""
 
     origin: str
+    path: Path | None = None
+    """The recipe's file, as it was found."""
     description: str = ""
     values: dict[str, Any] = {}
     when: tuple[When, ...] = ()
@@ -101,6 +103,8 @@ def parse_choices(
         where = f"{origin}, [[when]] number {number}"
         releases = entry.pop("releases", None)
         try:
+            if not isinstance(releases, str):
+                raise TypeError
             SpecifierSet(releases)
         except (InvalidSpecifier, TypeError, AttributeError):
             raise error(
@@ -145,6 +149,11 @@ def available(folders: tuple[Path, ...] | None = None) -> dict[str, Path]:
     return found
 
 
+def is_shipped(name: str) -> bool:
+    """Whether a recipe of this name comes with the package, be it hidden by one of ``./recipes`` or not."""
+    return (shipped("recipes") / f"{name}.toml").is_file()
+
+
 def load_recipe(name: str) -> Choices:
     """Load a recipe by name or by file.
 
@@ -166,4 +175,5 @@ def load_recipe(name: str) -> Choices:
                 next="`vllm-builder recipes list` shows them; a file is given with its path.",
             )
         path = known[name]
-    return parse_choices(_read(path, RecipeError), f"recipe {path.stem}")
+    choices = parse_choices(_read(path, RecipeError), f"recipe {path.stem}")
+    return choices.model_copy(update={"path": path})

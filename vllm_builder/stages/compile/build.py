@@ -158,7 +158,8 @@ def _again(unit: str, jobs: int) -> str:
 
 
 def _command(spec: CompileSpec, environment: Environment, tree: Path, fresh: Path) -> list[str]:
-    command = [str(environment.python), "setup.py"]
+    # The person's own ~/.pydistutils.cfg is in no digest.
+    command = [str(environment.python), "setup.py", "--no-user-cfg"]
     if local := missing_local(spec, tree):
         # A few trees take no local version part from any variable; setuptools itself can add one.
         command += ["egg_info", f"--tag-build={local}"]

@@ -12,22 +12,28 @@ from vllm_builder.stages.compile.headers import numa_variables
 from vllm_builder.stages.compile.model import CompileSpec
 from vllm_builder.stages.environment.model import Environment
 
-# Another Python's settings: they would let it, or its packages, into the build.
-_FOREIGN_PYTHON = (
-    "PYTHONPATH",
-    "PYTHONHOME",
-    "PYTHONSAFEPATH",
-    "PYTHONSTARTUP",
-    "VIRTUAL_ENV",
-    "VIRTUAL_ENV_PROMPT",
-    "__PYVENV_LAUNCHER__",
+# Another Python's settings: they would let it, or its packages, into the build, or change what setup.py makes
+# of itself (PYTHONOPTIMIZE, _PYTHON_HOST_PLATFORM). The environment is ours, so its bytecode may be kept too:
+# importing torch without costs seconds at every build.
+_FOREIGN_PYTHON = ("PYTHON*", "_PYTHON_*", "VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT", "__PYVENV_LAUNCHER__")
+
+# They move or change what `cmake --install` and setuptools write, make compilers write further files, or localise
+# the messages that are searched for errors.
+_HARMFUL = (
+    *("DIST_EXTRA_CONFIG", "SETUPTOOLS_USE_DISTUTILS", "ARCHFLAGS", "DESTDIR"),
+    *("CMAKE_INSTALL_MODE", "CMAKE_INSTALL_PREFIX", "DEPENDENCIES_OUTPUT", "SUNPRO_DEPENDENCIES"),
+    *("LANGUAGE", "LANG", "LC_*"),
 )
 
-# The environment is ours: its bytecode may be kept, and importing torch without costs seconds at every build.
-_BYTECODE = ("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
+# CMake looks for a package first where these say. Which torch, Python and toolkit there are is the plan's to decide,
+# and of anything else the path alone would say nothing of what lies there.
+_LEAD_AWAY = (
+    *("*_ROOT", "*_ROOT_DIR", "Torch_DIR", "Caffe2_DIR", "CUDAToolkit_DIR", "Python_DIR", "Python3_DIR"),
+    *("NVCC_CCBIN", "CUDAARCHS"),
+)
 
-# They move what `cmake --install` writes, or localise the messages that are searched for errors.
-_HARMFUL = ("DIST_EXTRA_CONFIG", "DESTDIR", "LANGUAGE", "LANG", "LC_*")
+# Folders of other tools, which no find_package asks for, and which wrappers of compilers may need.
+_NO_PACKAGE = ("PYENV_ROOT", "CONDA_ROOT", "MAMBA_ROOT", "SPACK_ROOT", "RBENV_ROOT", "ASDF_ROOT", "NIX_*")
 
 # Variables that decide the version or the contents, which are the plan's to decide.
 _THE_PLANS = (
@@ -62,10 +68,19 @@ _OUTPUT = (
     "CMAKE_LIBRARY_PATH",
     "NVCC_PREPEND_FLAGS",
     "NVCC_APPEND_FLAGS",
+    "CMAKE_PROGRAM_PATH",
+    "CMAKE_*_IMPLICIT_LINK_*_EXCLUDE",
     "CPATH",
     "C_INCLUDE_PATH",
     "CPLUS_INCLUDE_PATH",
+    "OBJC_INCLUDE_PATH",
     "LIBRARY_PATH",
+    "LD_RUN_PATH",
+    "LDEMULATION",
+    "GNUTARGET",
+    "COMPILER_PATH",
+    "GCC_EXEC_PREFIX",
+    "CCC_OVERRIDE_OPTIONS",
     "NUMACTL_DIR",
     "RUSTFLAGS",
     "ACL_ROOT_DIR",
@@ -96,10 +111,9 @@ def output_variables(environ: Mapping[str, str]) -> dict[str, str]:
 def ignored_variables(spec: CompileSpec, environ: Mapping[str, str]) -> tuple[str, ...]:
     """Output-changing variables of ``environ`` that ``spec`` does not hold, and that are not passed on."""
     # For `empty` nothing is compiled, so what speaks to compilers changes nothing.
+    found = sorted({*output_variables(environ), *(k for k, v in environ.items() if v and _leads_away(k))})
     return tuple(
-        k
-        for k in output_variables(environ)
-        if k not in spec.variables and (spec.device != "empty" or k.startswith("VLLM_"))
+        k for k in found if k not in spec.variables and (spec.device != "empty" or k.startswith("VLLM_"))
     )
 
 
@@ -116,8 +130,8 @@ def child_environment(
         environment: where its Python and tools are.
         environ: the person's environment.
     """
-    dropped = (*_FOREIGN_PYTHON, *_BYTECODE, *_HARMFUL, *_THE_PLANS, *_OUTPUT)
-    env = {k: v for k, v in environ.items() if not _matches(k, dropped)}
+    dropped = (*_FOREIGN_PYTHON, *_HARMFUL, *_THE_PLANS, *_OUTPUT)
+    env = {k: v for k, v in environ.items() if not (_matches(k, dropped) or _leads_away(k))}
     env.update(spec.variables)
 
     path = [str(environment.bin)]
@@ -166,6 +180,10 @@ def job_variables(spec: CompileSpec, jobs: int) -> dict[str, str]:
     # Upstream starts max(1, MAX_JOBS // NVCC_THREADS) compilers.
     threads = max(1, spec.nvcc_threads)
     return {"MAX_JOBS": str(jobs * threads), "NVCC_THREADS": str(threads)}
+
+
+def _leads_away(name: str) -> bool:
+    return _matches(name, _LEAD_AWAY) and not _matches(name, _NO_PACKAGE)
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:

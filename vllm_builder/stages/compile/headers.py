@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vllm_builder.processes import ask
 from vllm_builder.stages.compile.model import Compiler
 
 if TYPE_CHECKING:
@@ -75,27 +75,25 @@ def _first(folders: Sequence[str], names: Sequence[str]) -> Path | None:
 
 
 def _folders(compiler: Compiler, env: Mapping[str, str], memo: Memo | None) -> Mapping[str, list[str]]:
-    from vllm_builder.stages.compile.toolchain import command_of, file_identity
+    from vllm_builder.stages.compile.toolchain import command_of, compiler_identity
 
     command = command_of(compiler.path)
-    question: list[Any] = ["search folders", command, [env.get(v, "") for v in _VARIABLES]]
-    if memo is not None:
-        try:
-            question += file_identity(command[0])
-        except OSError:
-            memo = None
+    identity = compiler_identity(command[0], env)
+    if identity is None:
+        memo = None
+    question: list[Any] = ["search folders", command, [env.get(v, "") for v in _VARIABLES], identity]
     known = memo.get(question) if memo is not None else None
     if isinstance(known, dict) and {"include", "library"} <= set(known):
         return known
-    found = _ask(command, env)
+    found = _search(command, env)
     if memo is not None and found["include"]:
         memo.put(question, found)
     return found
 
 
-def _ask(command: Sequence[str], env: Mapping[str, str]) -> dict[str, list[str]]:
-    _, said = _run([*command, "-v", "-E", "-x", "c++", os.devnull], env)
-    match = _SEARCH.search(said)
+def _search(command: Sequence[str], env: Mapping[str, str]) -> dict[str, list[str]]:
+    answer = ask([*command, "-v", "-E", "-x", "c++", os.devnull], env, seconds=_SECONDS)
+    match = _SEARCH.search(answer.stderr) if answer.good else None
     include = []
     for line in match[1].splitlines() if match else ():
         if line.startswith(" "):
@@ -103,28 +101,12 @@ def _ask(command: Sequence[str], env: Mapping[str, str]) -> dict[str, list[str]]
     # The compiler names only folders that exist; one of these may come into being while this is remembered.
     for variable in ("CPATH", "CPLUS_INCLUDE_PATH"):
         include += [f for f in _split(env.get(variable, "")) if f not in include]
-    listed, _ = _run([*command, "-print-search-dirs"], env)
-    line = next((x for x in listed.splitlines() if x.startswith("libraries:")), "")
+    listed = ask([*command, "-print-search-dirs"], env, seconds=_SECONDS)
+    lines = listed.stdout.splitlines() if listed.good else []
+    line = next((x for x in lines if x.startswith("libraries:")), "")
     library = _split(env.get("LIBRARY_PATH", "")) + _split(line.partition("=")[2])
     library += ["/usr/local/lib", "/usr/lib64", "/lib64", "/usr/lib", "/lib"]
     return {"include": include, "library": [os.path.normpath(f) for f in dict.fromkeys(library)]}
-
-
-def _run(command: Sequence[str], env: Mapping[str, str]) -> tuple[str, str]:
-    try:
-        done = subprocess.run(
-            command,
-            env=dict(env),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return "", ""
-    return (done.stdout, done.stderr) if done.returncode == 0 else ("", "")
 
 
 def _split(path: str) -> list[str]:

@@ -8,7 +8,6 @@ import platform
 import re
 import shlex
 import shutil
-import subprocess
 import tomllib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from packaging.version import InvalidVersion, Version
 
 from vllm_builder.errors import BuilderError, CompilerMissing, CompilerTooOld, did_you_mean
 from vllm_builder.memo import Memo
+from vllm_builder.processes import Answer, ask
 from vllm_builder.resources import COMPATIBILITY
 from vllm_builder.stages.compile.model import Compiler, Device
 
@@ -30,6 +30,16 @@ _SECONDS = 30
 _VARIABLE = {"C": "CC", "CXX": "CXX"}
 # CMake's own order.
 _USUAL = {"C": ("cc", "gcc", "clang"), "CXX": ("c++", "g++", "clang++")}
+_COMPILERS = re.compile(r"(?:.*-)?(?:cc|gcc|c\+\+|g\+\+|clang|clang\+\+|icx|icpx|nvcc)(?:-[\d.]+)?")
+"""Names of programs that compile themselves; anything else may be a launcher."""
+_INSIDE = (
+    "COMPILER_PATH",
+    "GCC_EXEC_PREFIX",
+    "CCC_OVERRIDE_OPTIONS",
+    "NVCC_PREPEND_FLAGS",
+    "NVCC_APPEND_FLAGS",
+)
+"""Variables that make a driver run another compiler proper, or another mode of it."""
 _PACKAGES = {
     "debian": "apt-get install g++",
     "ubuntu": "apt-get install g++",
@@ -62,7 +72,8 @@ def probe_compilers(
         device: ``empty`` needs none and gives an empty tuple; ``cuda`` needs nvcc besides C and C++.
         environ: the person's environment variables.
         cuda_home: the toolkit's folder; without it, nvcc is looked for on PATH.
-        memo: remembers what a compiler answered for as long as its file stays the same.
+        memo: remembers what a compiler answered for as long as its file stays the same; one behind a script or a
+            launcher is asked each time.
 
     Raises:
         CompilerMissing: none was found, or what CC or CXX names is none.
@@ -216,7 +227,10 @@ def _remembered(
 ) -> Compiler:
     if memo is None:
         return _identify(language, command, env)
-    question = ["compiler", language, command, *file_identity(command[0])]
+    identity = compiler_identity(command[0], env)
+    if identity is None:
+        return _identify(language, command, env)
+    question = ["compiler", language, command, *identity]
     answer = memo.get(question)
     if answer is not None:
         with contextlib.suppress(ValueError):
@@ -231,19 +245,31 @@ def command_of(path: str) -> list[str]:
     return [path] if Path(path).exists() else shlex.split(path)
 
 
-def file_identity(program: str) -> list[Any]:
-    """Real path, size and time of a file: the same as long as nobody replaces it."""
+def compiler_identity(program: str, env: Mapping[str, str]) -> list[Any] | None:
+    """What stays the same as long as a compiler is the same, so that its answers may be remembered.
+
+    Returns:
+        None where that cannot be known: a script, and a launcher such as ccache, run another program that can be
+        replaced while they stay as they are.
+    """
     path = Path(program).resolve()
-    stat = path.stat()
-    return [str(path), stat.st_size, stat.st_mtime_ns]
+    try:
+        with path.open("rb") as file:
+            binary = file.read(4) == b"\x7fELF"
+        stat = path.stat()
+    except OSError:
+        return None
+    if not binary or not _COMPILERS.fullmatch(path.name):
+        return None
+    return [str(path), stat.st_size, stat.st_mtime_ns, [env.get(name, "") for name in _INSIDE]]
 
 
 def _identify(language: Language, command: list[str], env: Mapping[str, str]) -> Compiler:
     path = command[0] if len(command) == 1 else shlex.join(command)
     if language == "CUDA":
-        done = _run([*command, "--version"], env)
+        done = ask([*command, "--version"], env, seconds=_SECONDS)
         match = re.search(r"release [\d.]+, V([\d.]+)", done.stdout)
-        if done.returncode == 0 and match:
+        if done.good and match:
             return Compiler(
                 language="CUDA",
                 id="NVIDIA",
@@ -252,10 +278,11 @@ def _identify(language: Language, command: list[str], env: Mapping[str, str]) ->
                 path=path,
             )
         raise _broken(path, done)
-    done = _run([*command, "-v", "-E", "-dM", "-x", "c++" if language == "CXX" else "c", os.devnull], env)
+    options = ["-v", "-E", "-dM", "-x", "c++" if language == "CXX" else "c", os.devnull]
+    done = ask([*command, *options], env, seconds=_SECONDS)
     macros = dict(re.findall(r"^#define (\w+) (\S+)$", done.stdout, re.MULTILINE))
     target = re.search(r"^Target: (\S+)$", done.stderr, re.MULTILINE)
-    if done.returncode == 0 and target:
+    if done.good and target:
         for identity, parts in _MACROS.items():
             numbers = [macros.get(part, "") for part in parts]
             if all(number.isdigit() for number in numbers):
@@ -270,29 +297,11 @@ def _identify(language: Language, command: list[str], env: Mapping[str, str]) ->
     raise _broken(path, done)
 
 
-def _run(command: list[str], env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(
-            command,
-            env=dict(env),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=_SECONDS,
-            check=False,
-        )
-    except OSError as error:
-        return subprocess.CompletedProcess(command, 126, "", error.strerror or str(error))
-    except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, 124, "", f"no answer within {_SECONDS} seconds")
-
-
-def _broken(path: str, done: subprocess.CompletedProcess[str]) -> CompilerMissing:
+def _broken(path: str, done: Answer) -> CompilerMissing:
     said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
     return CompilerMissing(
         f"{path} is there, but does not answer like a compiler.",
-        why=f"Exit status {done.returncode} when it was asked for its version.",
+        why=f"Exit status {done.status} when it was asked for its version.",
         next=f"Repair it, or choose another with CC and CXX ({install_hint()}).",
         details=said[-8:],
     )

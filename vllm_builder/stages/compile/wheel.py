@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sysconfig
 import zipfile
 from dataclasses import dataclass
 from email.parser import BytesParser
@@ -25,7 +26,11 @@ class WheelFacts:
 
     name: str
     version: str
+    build: str
+    """The build tag of the file's name; empty where it has none."""
+    pythons: frozenset[str]
     abis: frozenset[str]
+    platforms: frozenset[str]
     abi3: tuple[str, ...]
     """Extension modules of the stable ABI."""
     one_python: tuple[str, ...]
@@ -40,7 +45,7 @@ def read_wheel(path: Path) -> WheelFacts:
         WheelMismatch: the file is no whole wheel.
     """
     try:
-        *_, tags = parse_wheel_filename(path.name)
+        _, _, build, tags = parse_wheel_filename(path.name)
         with zipfile.ZipFile(path) as archive:
             names = [n for n in archive.namelist() if not n.endswith("/")]
             meta = [n for n in names if n.count("/") == 1 and n.endswith(".dist-info/METADATA")]
@@ -58,7 +63,10 @@ def read_wheel(path: Path) -> WheelFacts:
     return WheelFacts(
         name=str(metadata["Name"]),
         version=str(metadata["Version"]),
+        build="".join(map(str, build)),
+        pythons=frozenset(tag.interpreter for tag in tags),
         abis=frozenset(tag.abi for tag in tags),
+        platforms=frozenset(tag.platform for tag in tags),
         abi3=tuple(sorted(n for n in modules if _ABI3.search(n))),
         one_python=tuple(sorted(n for n in modules if _PER_PYTHON.search(n))),
         members=frozenset(names),
@@ -69,8 +77,8 @@ def check_wheel(path: Path, spec: CompileSpec) -> tuple[WheelFacts, tuple[str, .
     """Compare a wheel with the plan. Returns what was read and remarks that are no errors.
 
     Raises:
-        WheelMismatch: another version, an abi3 tag on a wheel that holds a module of one Python, or compiled
-            modules in a wheel for the device ``empty``.
+        WheelMismatch: another name, version, build tag or platform, an abi3 tag on a wheel that holds a module of
+            one Python or of another stable ABI than was planned, or no compiled module where there should be some.
     """
     facts = read_wheel(path)
     remarks = []
@@ -83,7 +91,14 @@ def check_wheel(path: Path, spec: CompileSpec) -> tuple[WheelFacts, tuple[str, .
             next="Look in the log for the version that setuptools-scm reports, and for variables that "
             "override it (VLLM_VERSION_OVERRIDE, SETUPTOOLS_SCM_PRETEND_VERSION_FOR_VLLM).",
         )
+    _check_name(path, facts, spec)
     universal = "abi3" in facts.abis
+    if universal and spec.limited_api and facts.pythons != {spec.limited_api}:
+        raise WheelMismatch(
+            f"{path.name} is tagged {', '.join(sorted(facts.pythons))}, but the plan says {spec.limited_api}.",
+            why="The release's setup.py chose another stable ABI.",
+            next="Look for py_limited_api in the tree's setup.py, setup.cfg and pyproject.toml.",
+        )
     if universal and facts.one_python:
         raise WheelMismatch(
             f"{path.name} is tagged for every Python, but holds modules that only one Python can load.",
@@ -104,6 +119,26 @@ def check_wheel(path: Path, spec: CompileSpec) -> tuple[WheelFacts, tuple[str, .
             next="Look at the beginning of the log; check the torch with --torch.",
         )
     return facts, tuple(remarks)
+
+
+def _check_name(path: Path, facts: WheelFacts, spec: CompileSpec) -> None:
+    """What the file is called must follow from the plan too: a configuration of setuptools can change it."""
+    name, version, *_ = parse_wheel_filename(path.name)
+    here = re.sub(r"[^A-Za-z0-9_]", "_", sysconfig.get_platform())
+    wrong = ""
+    if name != "vllm" or not _same_version(str(version), spec.version):
+        wrong = f"it is named as {name} {version}"
+    elif facts.build:
+        wrong = f"it has the build tag {facts.build}"
+    elif not facts.platforms <= {"any", here}:
+        wrong = f"it is tagged for {', '.join(sorted(facts.platforms))}, and this machine is {here}"
+    if wrong:
+        raise WheelMismatch(
+            f"{path.name} is not the wheel of the plan: {wrong}.",
+            why="Something outside the plan told setuptools what to call it.",
+            next="Look for a [bdist_wheel] or [egg_info] section in the tree's setup.cfg, and in a distutils.cfg of the "
+            "build environment.",
+        )
 
 
 def _same_version(found: str, wanted: str) -> bool:

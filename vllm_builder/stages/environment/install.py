@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,8 +13,8 @@ from vllm_builder.events import Emit, Note, ignore
 from vllm_builder.fs import make_dir, os_errors, remove_tree, write_atomic
 from vllm_builder.model import digest
 from vllm_builder.stages.environment.model import Environment, EnvironmentSpec
+from vllm_builder.stages.environment.whole import damage, installed, read_ready, write_ready
 
-_READY = "vllm-builder-ready.json"
 _OVERLAY = "_vllm_builder_overlay.pth"
 
 
@@ -35,6 +34,7 @@ def prepare(
     *,
     environ: Mapping[str, str],
     offline: bool = False,
+    force: bool = False,
     emit: Emit = ignore,
 ) -> Environment:
     """Make (or reuse) the environment below ``folder``.
@@ -42,26 +42,42 @@ def prepare(
     A person's own torch is laid *behind* the isolated environment by a .pth file: found when it is imported,
     never changed.
 
+    Args:
+        force: before an environment is reused, read all its files; without, their sizes and times must do.
+
     Raises:
         InstallError, OfflineMissing, NoSpace, NotWritable
     """
     root = make_dir(folder) / environment_key(spec)
     with os_errors(f"locking {root}"), FileLock(f"{root}.lock"):
-        ready = root / _READY
-        packages = _read_ready(ready) if (root / "bin" / "python").exists() else None
-        if packages is not None:
+        environment = Environment(python=root / "bin" / "python", bin=root / "bin", packages={})
+        ready = read_ready(root)
+        found = damage(root, ready, contents=force) if ready is not None else []
+        if ready is not None and not found:
+            if ready.files is None:
+                write_ready(root, ready.packages)
             emit(
                 Note(
                     stage="environment",
-                    message=f"Reusing {root.name} ({len(packages)} packages)",
+                    message=f"Reusing {root.name} ({len(ready.packages)} packages)",
                     level="debug",
                 )
             )
-            return Environment(python=root / "bin" / "python", bin=root / "bin", packages=packages)
+            return environment.model_copy(update={"packages": ready.packages})
+        if found:
+            more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+            emit(
+                Note(
+                    stage="environment",
+                    message=f"The build environment {root.name} is not as it was installed "
+                    f"({', '.join(found[:3])}{more}); it is made anew.",
+                    level="warning",
+                )
+            )
         remove_tree(root)
         packages = _install(spec, root, environ, offline, emit)
-        write_atomic(ready, json.dumps(packages, indent=1, sort_keys=True))
-    return Environment(python=root / "bin" / "python", bin=root / "bin", packages=packages)
+        write_ready(root, packages)
+    return environment.model_copy(update={"packages": packages})
 
 
 def _install(
@@ -110,16 +126,7 @@ def _install(
     if spec.overlay:
         site = next((root / "lib").glob("python*/site-packages"))
         write_atomic(site / _OVERLAY, "".join(f"{p}\n" for p in spec.overlay))
-    return _installed(root)
-
-
-def _read_ready(path: Path) -> dict[str, str] | None:
-    """The packages of an environment that is whole; None where the file cannot be read."""
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
+    return installed(root)
 
 
 def _not_in_cache(spec: EnvironmentSpec, python: Path, environ: Mapping[str, str]) -> list[str]:
@@ -137,14 +144,3 @@ def _not_in_cache(spec: EnvironmentSpec, python: Path, environ: Mapping[str, str
             if run_uv([*command, *target], environ=environ, indexes=spec.indexes, offline=True).returncode:
                 missing.append(line)
     return missing
-
-
-def _installed(root: Path) -> dict[str, str]:
-    from importlib.metadata import distributions
-
-    folders = [str(p) for p in (root / "lib").glob("python*/site-packages")]
-    return {
-        d.metadata["Name"].lower().replace("_", "-"): d.version
-        for d in distributions(path=folders)
-        if d.metadata["Name"]
-    }

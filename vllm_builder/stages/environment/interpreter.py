@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from packaging.specifiers import SpecifierSet
@@ -35,7 +36,7 @@ print(json.dumps({
 
 
 def probe(path: str, memo: Memo) -> Interpreter:
-    """Ask the interpreter at ``path`` what it is. The answer is remembered until the file changes.
+    """Ask the interpreter at ``path`` what it is. The answer is remembered until it or its environment changes.
 
     Raises:
         PythonNotFound: it does not run, or is not CPython 3.
@@ -51,7 +52,7 @@ def probe(path: str, memo: Memo) -> Interpreter:
             next="Give --python the path of an interpreter, or a version such as 3.11.",
         ) from None
     # pyvenv.cfg decides the prefix, and a venv's python is only a link to the base.
-    question = [str(binary.absolute()), str(binary.resolve()), stat.st_mtime_ns, stat.st_size]
+    question = [str(binary.absolute()), str(binary.resolve()), stat.st_mtime_ns, stat.st_size, _venv(binary)]
     answer = memo.get(question)
     if answer is None or "base" not in answer or not Path(answer["prefix"]).is_dir():
         try:
@@ -70,6 +71,14 @@ def probe(path: str, memo: Memo) -> Interpreter:
             )
         memo.put(question, answer)
     return Interpreter(path=str(binary.absolute()), **answer)
+
+
+def _venv(binary: Path) -> list[int]:
+    """Size and time of a virtual environment's configuration; empty for a Python of its own."""
+    with suppress(OSError):
+        stat = (binary.parent.parent / "pyvenv.cfg").stat()
+        return [stat.st_size, stat.st_mtime_ns]
+    return []
 
 
 def find_interpreter(
@@ -141,8 +150,11 @@ def _candidates(environ: Mapping[str, str]) -> list[tuple[str, str]]:
 def _located(request: str, environ: Mapping[str, str], memo: Memo, offline: bool) -> str | None:
     question = ["uv python find", request, environ.get("PATH", "")]
     answer = memo.get(question)
-    if isinstance(answer, str) and Path(answer).exists():
-        return answer
+    if isinstance(answer, str):
+        # What was found then may have been replaced since.
+        with suppress(PythonNotFound):
+            if _wanted(request).contains(probe(answer, memo).version):
+                return answer
     from vllm_builder.stages.environment.uv import run_uv
 
     found = run_uv(["python", "find", "--no-project", request], environ=environ, offline=True)
@@ -153,14 +165,19 @@ def _located(request: str, environ: Mapping[str, str], memo: Memo, offline: bool
     return path
 
 
+def _wanted(request: str) -> SpecifierSet:
+    """``3.11`` means any 3.11; a specifier means itself."""
+    bare = re.fullmatch(r"\d+(\.\d+)*", request)
+    return SpecifierSet(
+        f"=={request}.*" if bare and request.count(".") < 2 else f"=={request}" if bare else request
+    )
+
+
 def _with_pyenv(request: str, environ: Mapping[str, str], memo: Memo) -> str | None:
     """pyenv's interpreters, which are on PATH only as shims: the newest that ``request`` admits."""
     home = environ.get("HOME", "")
     versions = Path(environ.get("PYENV_ROOT") or f"{home}/.pyenv") / "versions"
-    bare = re.fullmatch(r"\d+(\.\d+)*", request)
-    wanted = SpecifierSet(
-        f"=={request}.*" if bare and request.count(".") < 2 else f"=={request}" if bare else request
-    )
+    wanted = _wanted(request)
     found: list[tuple[Version, str]] = []
     for path in versions.glob("[0-9]*/bin/python"):
         try:

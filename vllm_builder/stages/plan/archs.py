@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 from collections.abc import Iterable, Mapping
 
 from vllm_builder.errors import ArchError
+from vllm_builder.processes import ask
 from vllm_builder.stages.plan.compatibility import compatibility
 
 _SPELLING = re.compile(
@@ -85,14 +85,9 @@ def native_archs(environ: Mapping[str, str]) -> list[str]:
             "'native' needs a driver to ask, and there is no nvidia-smi on this machine.",
             next="Name the architecture, e.g. --arch sm_100.",
         )
-    run = subprocess.run(
-        [tool, "--query-gpu=compute_cap", "--format=csv,noheader"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    run = ask([tool, "--query-gpu=compute_cap", "--format=csv,noheader"], environ)
     caps = [line.strip() for line in run.stdout.splitlines() if re.fullmatch(r"\d+\.\d", line.strip())]
-    if run.returncode or not caps:
+    if not run.good or not caps:
         raise ArchError(
             "The driver did not say which GPU is in this machine.",
             why=(run.stderr or run.stdout).strip()[:200],

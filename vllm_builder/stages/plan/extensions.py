@@ -8,9 +8,10 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from vllm_builder.errors import SettingsError, SourceError, did_you_mean
+from vllm_builder.errors import ContradictionError, SettingsError, SourceError, did_you_mean
 from vllm_builder.stages.patch.operations import LeaveOutExtension, Step
 from vllm_builder.stages.plan.compatibility import compatibility
+from vllm_builder.stages.plan.supported import guarded_extensions
 
 # They are part of every CUDA build, so what CMake installs beside a module that is left out goes to one of them.
 _ALWAYS = ("_C_stable_libtorch", "_C")
@@ -42,11 +43,14 @@ def extensions_left_out(
 
     Raises:
         SettingsError, SourceError, PatchFailed
+        ContradictionError: a chosen module can run on none of the GPUs.
     """
     if not archs and not chosen:
         return LeftOut()
     names = listed(folder)
     if chosen:
+        if not keep_dead:
+            _refuse_dead(folder, names, release, archs, chosen)
         without = not_chosen(names, chosen)
         told = (
             ("extensions", ", ".join(chosen), "--extensions; for development, so the wheel is not stored"),
@@ -59,6 +63,25 @@ def extensions_left_out(
         dead,
         leave_out_steps(names, dead, "dead-extensions"),
         tuple(("left out", name, f"it {why} (--keep-dead compiles it)") for name, why in dead.items()),
+    )
+
+
+def _refuse_dead(
+    folder: Path, names: Collection[str], release: str, archs: tuple[str, ...], chosen: tuple[str, ...]
+) -> None:
+    """Chosen modules that can run on no requested GPU: whoever asks for them means another architecture."""
+    dead = dead_extensions(names, release, archs) if archs else {}
+    for name, codes in guarded_extensions(folder).items() if archs else ():
+        if not any(can_run(code, gpu) for code in codes for gpu in archs):
+            dead.setdefault(name, _only(codes, archs))
+    dead = {name: why for name, why in dead.items() if name in chosen}
+    if not dead:
+        return
+    needed = "; ".join(f"{name} {why}" for name, why in dead.items())
+    raise ContradictionError(
+        f"--extensions {','.join(chosen)} names what cannot run on {', '.join(archs)}: {', '.join(dead)}.",
+        why=f"{needed}.",
+        next="Choose an --arch that it has code for, leave it out of --extensions, or insist with --keep-dead.",
     )
 
 
@@ -75,7 +98,9 @@ def listed(folder: Path) -> tuple[str, ...]:
         data = (folder / "setup.py").read_bytes()
     except OSError:
         raise SourceError(
-            f"The source has no setup.py ({folder}).", next="Check --source and VERSION."
+            "The source has no setup.py.",
+            why="It says which extension modules there are.",
+            next="Check --source and VERSION.",
         ) from None
     return tuple(dict.fromkeys(name for name, _ in extensions(data)))
 
@@ -112,10 +137,12 @@ def dead_extensions(names: Collection[str], release: str, archs: Iterable[str]) 
         if entry.name not in names or not matches_release(entry.releases, version):
             continue
         if not any(can_run(code, gpu) for code in entry.archs for gpu in archs):
-            dead[entry.name] = (
-                f"has code for {', '.join(entry.archs)} only, which cannot run on {', '.join(archs)}"
-            )
+            dead[entry.name] = _only(entry.archs, archs)
     return dead
+
+
+def _only(codes: Iterable[str], archs: Iterable[str]) -> str:
+    return f"has code for {', '.join(codes)} only, which cannot run on {', '.join(archs)}"
 
 
 def not_chosen(names: Collection[str], chosen: Collection[str]) -> dict[str, str]:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from vllm_builder.cache import Cache
 from vllm_builder.errors import OfflineMissing, VendorError
 from vllm_builder.events import Emit, Note, ignore
@@ -16,7 +18,7 @@ from vllm_builder.resources import shipped
 from vllm_builder.settings.model import Settings
 from vllm_builder.stages.patch.operations import Step
 from vllm_builder.stages.vendor import cmake_files, discover, lock, patch_steps, read_lock
-from vllm_builder.stages.vendor.locking import check
+from vllm_builder.stages.vendor.locking import check, given
 from vllm_builder.stages.vendor.mirrors import how_to_supply
 from vllm_builder.stages.vendor.model import External, Lock, LockedExternal
 
@@ -71,6 +73,7 @@ def plan_externals(
         assert known is not None
         raise VendorError(
             f"{path} does not fit this build.",
+            why=f"The CMake files of {release} fetch what it does not have.",
             details=[line for line in check(known, wanted) if "does not need it" not in line],
             next="Write it anew with vllm-builder vendor VERSION --lock, or leave --lock-file out.",
         )
@@ -120,11 +123,27 @@ def lock_file(settings: Settings, release: str) -> tuple[Path | None, bool]:
     """The lock file that counts, and whether it is the person's own."""
     if settings.lock_file is not None:
         return settings.lock_file.expanduser(), True
-    own = Path("locks") / f"vllm-{release}.toml"
+    own = lock_to_write(settings, release)
     if own.is_file():
         return own, True
     ours = shipped("locks") / own.name
     return (ours, False) if ours.is_file() else (None, False)
+
+
+def lock_to_write(settings: Settings, release: str) -> Path:
+    """Where a new lock file is put: where the next plan finds it first."""
+    return settings.lock_file.expanduser() if settings.lock_file else Path("locks") / f"vllm-{release}.toml"
+
+
+def lock_of_release(settings: Settings, release: str) -> tuple[Lock, Path]:
+    """The lock that counts for a release, and its file.
+
+    Raises:
+        VendorError: there is none, or it is another release's.
+    """
+    path, _ = lock_file(settings, release)
+    path = path or lock_to_write(settings, release)
+    return _of_release(path, release), path
 
 
 def key(one: External | LockedExternal) -> tuple[str, str]:
@@ -136,7 +155,9 @@ def _of_release(path: Path, release: str) -> Lock:
     found = read_lock(path)
     if found.release != release:
         raise VendorError(
-            f"{path} is for {found.release}, not for {release}.", next="Give another --lock-file, or none."
+            f"{path} is for {found.release}, not for {release}.",
+            why="Releases name different revisions of the same external sources.",
+            next="Give another --lock-file, or none.",
         )
     return found
 
@@ -150,15 +171,15 @@ def _ask(
     found: dict[tuple[str, str], LockedExternal] = {}
     missing: list[External] = []
     for one in externals:
-        submodules = [list(s.submodules or ()) for n, s in sorted(settings.externals.items()) if s.submodules]
+        asked = given(settings.externals, one.name)
         question = {
             "release": release,
             "external": one.model_dump(mode="json", exclude={"file", "line", "conditions", "needed", "why"}),
-            "submodules": submodules,
+            "submodules": None if asked is None else list(asked),
         }
-        answer = None if settings.refresh and not settings.offline else memo.get(question)
+        answer = None if settings.refresh and not settings.offline else _locked(memo.get(question))
         if answer is not None:
-            found[key(one)] = LockedExternal.model_validate(answer)
+            found[key(one)] = answer
         elif settings.offline:
             missing.append(one)
         else:
@@ -171,11 +192,20 @@ def _ask(
     if missing:
         raise OfflineMissing(
             "What the external sources are is not known, and --offline forbids to ask their repositories.",
+            why=f"No lock file for {release} has them, and they were not asked for on this machine before.",
             details=[f"{one.name} {one.revision}: {one.url}" for one in missing],
             next="Run the same command once with network; give a lock file with --lock-file (`vllm-builder vendor "
             f"{release} --lock` writes it); or use a bundle. {how_to_supply((missing[0].name,))}",
         )
     return found
+
+
+def _locked(answer: object) -> LockedExternal | None:
+    """A remembered answer; None where there is none, or it cannot be read any more."""
+    try:
+        return LockedExternal.model_validate(answer)
+    except ValidationError:
+        return None
 
 
 def folder_variables(variables: Mapping[str, str]) -> dict[str, str]:

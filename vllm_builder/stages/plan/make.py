@@ -10,8 +10,10 @@ import os
 import platform
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from vllm_builder.cache import Cache
 from vllm_builder.errors import ArchError, ContradictionError, SettingsError, did_you_mean
@@ -19,14 +21,15 @@ from vllm_builder.events import Emit, StageFinished, StageStarted, ignore
 from vllm_builder.indexes import Indexes, read_indexes, redact
 from vllm_builder.memo import Memo
 from vllm_builder.resources import shipped
-from vllm_builder.settings.layers import Layers, Resolved, add_device_recipe
+from vllm_builder.settings.layers import Layers, Resolved, add_device_recipe, check_text
 from vllm_builder.settings.model import Device, Settings
+from vllm_builder.settings.recipe import is_shipped
 from vllm_builder.stages.compile.model import Compiler, CompilerCache, CompileSpec
 from vllm_builder.stages.environment.interpreter import find_interpreter, torch_in
 from vllm_builder.stages.environment.lock import locked_version
 from vllm_builder.stages.environment.model import Interpreter
 from vllm_builder.stages.patch.operations import PatchSelection
-from vllm_builder.stages.plan.archs import parse_archs
+from vllm_builder.stages.plan.archs import parse_arch, parse_archs
 from vllm_builder.stages.plan.cuda import CudaPlanner, torch_to_ask
 from vllm_builder.stages.plan.extensions import extensions_left_out
 from vllm_builder.stages.plan.externals import folder_variables, plan_externals
@@ -231,6 +234,7 @@ class _Maker:
             found = {k: v for k, v in found.items() if k.startswith("VLLM_")}
         chosen = {**self.settings.variables, **found, **named_here}
         for name, value in chosen.items():
+            check_text(name, value)
             if name in fixed:
                 origin = self.layers.fixed_origin
             elif name in named_here:
@@ -292,9 +296,9 @@ def _make(maker: _Maker) -> Plan:
     environ, memo, layers, pins = maker.environ, maker.memo, maker.layers, maker.pins
     device = maker.device()
     if add_device_recipe(layers, device):
-        maker.say("recipe", layers.recipe_name, "the device's own (--recipe none for none)")
+        maker.say("recipe", layers.recipe_name, f"the device's own (--recipe none for none){_place(layers)}")
     elif layers.recipe_name:
-        maker.say("recipe", layers.recipe_name, maker.origin("recipe"))
+        maker.say("recipe", layers.recipe_name, f"{maker.origin('recipe')}{_place(layers)}")
     maker.resolved = layers.resolve()
     indexes = pins.indexes if pins else read_indexes(environ)
     pin, request = maker.source(indexes)
@@ -318,7 +322,7 @@ def _make(maker: _Maker) -> Plan:
         offline=settings.offline,
         request=request,
     )
-    release = Release(folder)
+    release = Release(folder, pin.location if pin.location.startswith("/") else pin.name)
 
     archs: tuple[str, ...] = ()
     toolkit: Toolkit | None = None
@@ -470,7 +474,8 @@ def _make(maker: _Maker) -> Plan:
     if layers.recipe is not None:
         values = layers.recipe.for_release(pin.release)
         recipe = Recipe(
-            name=layers.recipe_name or "", values={k: v for k, v in values.items() if k in _CHANGES_OUTPUT}
+            name=layers.recipe_name or "",
+            values={k: _in_order(k, v) for k, v in values.items() if k in _CHANGES_OUTPUT},
         )
     return Plan(
         source=pin,
@@ -502,6 +507,27 @@ def _is_of_course(name: str, settings: Settings) -> bool:
 def plan_platform() -> str:
     """``linux-x86_64``: what a plan says of the machine."""
     return f"{platform.system().lower()}-{platform.machine()}"
+
+
+def _place(layers: Layers) -> str:
+    """Where a recipe was read, unless it is a shipped one that was meant."""
+    path = layers.recipe.path if layers.recipe is not None else None
+    if path is None or path.parent == shipped("recipes"):
+        return ""
+    instead = ", in place of the shipped one" if is_shipped(path.stem) else ""
+    return f"; from {path}{instead}"
+
+
+def _in_order(name: str, value: Any) -> Any:
+    """Lists of a recipe (architectures, patch sets, extensions) mean the same in any order and with repetitions."""
+    if not isinstance(value, list | tuple):
+        return value
+    words = {str(item) for item in value}
+    if name == "arch":
+        # Where the command line chose others, these were never looked at.
+        with suppress(ArchError):
+            words = {parse_arch(word) if word.lower() != "native" else word for word in words}
+    return sorted(words)
 
 
 def _compiler_cache(choice: str, device: Device) -> CompilerCache:

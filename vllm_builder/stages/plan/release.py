@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from vllm_builder.errors import SourceError
 
@@ -22,6 +24,8 @@ class Release:
     """Facts of one tree. ``folder`` holds at least the small files that a plan reads."""
 
     folder: Path
+    name: str = ""
+    """What to call the source where it is to blame; the folder may be one of the cache's."""
 
     def build_requires(self) -> tuple[str, ...]:
         """``[build-system] requires``.
@@ -29,23 +33,49 @@ class Release:
         Raises:
             SourceError: the tree has none, so it is no vLLM release.
         """
-        try:
-            table = self._pyproject()
-            return tuple(table["build-system"]["requires"])
-        except (KeyError, TypeError):
+        requires = self._table("build-system").get("requires")
+        if requires is None:
             raise SourceError(
-                f"{self.folder} has no [build-system] requires in pyproject.toml.",
+                f"{self._named} has no [build-system] requires in pyproject.toml.",
+                why="Every vLLM release says there what its build needs.",
                 next="Check that the source is a vLLM tree (--source).",
-            ) from None
+            )
+        if not isinstance(requires, list) or not all(isinstance(line, str) for line in requires):
+            raise self._bad("[build-system] requires in pyproject.toml", "It is not a list of texts")
+        for line in requires:
+            try:
+                Requirement(line)
+            except InvalidRequirement as problem:
+                said = str(problem).splitlines()[0]
+                raise self._bad("[build-system] requires in pyproject.toml", f"{line!r}: {said}") from None
+        return tuple(requires)
 
     def requires_python(self) -> str:
         """Requires-Python, from pyproject.toml or from setup.py's ``python_requires``; ``>=3.8`` if unsaid."""
-        found = self._pyproject().get("project", {}).get("requires-python")
-        if isinstance(found, str):
-            return found
-        for node in ast.walk(ast.parse(self._text("setup.py"))):
+        found = self._table("project").get("requires-python")
+        where = "requires-python in pyproject.toml"
+        if found is None:
+            where = "python_requires in setup.py"
+            found = self._python_requires()
+        try:
+            if not isinstance(found, str):
+                raise InvalidSpecifier("it is not a text")
+            SpecifierSet(found)
+        except InvalidSpecifier as problem:
+            raise self._bad(where, str(problem)) from None
+        return found
+
+    def _python_requires(self) -> object:
+        try:
+            tree = ast.parse(self._text("setup.py"))
+        except (SyntaxError, ValueError) as problem:  # ValueError: of null bytes
+            raise self._bad("setup.py", str(problem)) from None
+        for node in ast.walk(tree):
             if isinstance(node, ast.keyword) and node.arg == "python_requires":
-                return str(ast.literal_eval(node.value))
+                try:
+                    return str(ast.literal_eval(node.value))
+                except ValueError:
+                    return ">=3.8"  # computed: setup.py itself will say
         return ">=3.8"
 
     def torch_pin(self, device: str, marker_environment: Mapping[str, str]) -> tuple[str, str] | None:
@@ -72,33 +102,51 @@ class Release:
                 names.update(re.findall(r"\b[A-Z][A-Z0-9_]{3,}\b", path.read_text("utf-8", "replace")))
         return frozenset(names)
 
-    def _lines(self, relative: str) -> Iterator[str]:
+    def _lines(self, relative: str, via: tuple[str, ...] = ()) -> Iterator[str]:
         path = self.folder / relative
         if not path.is_file():
             return
+        if relative in via:
+            raise self._bad(relative, f"It includes itself: {' -> '.join((*via, relative))}")
         for line in path.read_text("utf-8", "replace").splitlines():
             bare = re.split(r"(?:^|\s)#", line, maxsplit=1)[0].strip()
             include = re.match(r"(?:-r|--requirement)[ =]?\s*(\S+)", bare)
             if include:
-                yield from self._lines(str(Path(relative).parent / include[1]))
+                further = os.path.normpath(Path(relative).parent / include[1])
+                yield from self._lines(further, (*via, relative))
             elif bare and not bare.startswith("-"):
                 yield bare
 
-    def _pyproject(self) -> dict[str, dict[str, Any]]:
+    def _table(self, name: str) -> dict[str, Any]:
+        """A table of pyproject.toml; empty where it has none."""
         try:
-            return tomllib.loads(self._text("pyproject.toml"))
+            found = tomllib.loads(self._text("pyproject.toml")).get(name, {})
         except tomllib.TOMLDecodeError as problem:
-            raise SourceError(
-                f"{self.folder / 'pyproject.toml'} is not valid TOML: {problem}.", next="Mend it."
-            ) from None
+            raise self._bad("pyproject.toml", f"It is not valid TOML: {problem}") from None
+        if not isinstance(found, dict):
+            raise self._bad("pyproject.toml", f"[{name}] is not a table")
+        return found
+
+    @property
+    def _named(self) -> str:
+        return self.name or str(self.folder)
+
+    def _bad(self, what: str, why: str) -> SourceError:
+        return SourceError(
+            f"{what} cannot be used.",
+            why=f"{why.rstrip('.')}. The source is {self._named}.",
+            next="Mend it in the source, or choose another one with --source or VERSION.",
+        )
 
     def _text(self, relative: str) -> str:
         try:
             return (self.folder / relative).read_text("utf-8")
+        except UnicodeDecodeError as problem:
+            raise self._bad(relative, f"It is not UTF-8 text (byte {problem.start})") from None
         except OSError:
             raise SourceError(
                 f"The source has no {relative}, so it is no vLLM tree.",
-                why=f"Looked in {self.folder}.",
+                why=f"Looked in {self._named}.",
                 next="Check --source and VERSION.",
             ) from None
 

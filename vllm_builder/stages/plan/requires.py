@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from packaging.version import InvalidVersion, Version
 
 from vllm_builder.memo import Memo
 from vllm_builder.model import digest
+from vllm_builder.processes import ask
 from vllm_builder.stages.compile.model import CompilerCache
 from vllm_builder.stages.patch.operations import PatchSelection
 from vllm_builder.stages.plan.release import Release
@@ -64,7 +64,7 @@ def _patched_requires(release: Release, selection: PatchSelection) -> list[str]:
         copy = Path(scratch) / "tree"
         shutil.copytree(release.folder, copy)
         apply(selection, copy)
-        return list(Release(copy).build_requires())
+        return list(Release(copy, release.name).build_requires())
 
 
 def _has_ccache(environ: Mapping[str, str], memo: Memo) -> bool:
@@ -75,8 +75,7 @@ def _has_ccache(environ: Mapping[str, str], memo: Memo) -> bool:
     question = ["ccache", found, stat.st_mtime_ns, stat.st_size]
     answer = memo.get(question)
     if answer is None:
-        run = subprocess.run([found, "--version"], capture_output=True, text=True, check=False)
-        words = run.stdout.split("\n")[0].split()
+        words = ask([found, "--version"], environ).stdout.split("\n")[0].split()
         try:
             answer = Version(words[-1]) >= _CCACHE_SINCE if words else False
         except InvalidVersion:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.version import Version
 
 _VARIABLE = "CUDA_SUPPORTED_ARCHS"
+_TARGETS = ("define_gpu_extension_target", "define_extension_target")
 _NVCC = "CMAKE_CUDA_COMPILER_VERSION"
 _COMPARISONS = {
     "VERSION_GREATER_EQUAL": lambda a, b: a >= b,
@@ -76,6 +78,53 @@ def supported_archs(folder: Path, nvcc: str) -> Supported | None:
             words = [word for value in command.values[1:] for word in value.split(";")]
             return Supported(tuple(w for w in words if re.fullmatch(r"\d+\.\d[af]?", w)), loose)
     return None
+
+
+def guarded_extensions(folder: Path) -> dict[str, tuple[str, ...]]:
+    """Extension modules that the release's CMake makes only where one of their architectures was asked for.
+
+    Returns:
+        Name -> those architectures. Modules of which they cannot be read for certain are not in it.
+    """
+    from vllm_builder.stages.patch.cmake import CMakeFile
+
+    found: dict[str, tuple[str, ...]] = {}
+    unsure: set[str] = set()
+    for path in (folder / "CMakeLists.txt", *sorted((folder / "cmake").glob("**/*.cmake"))):
+        if not path.is_file():
+            continue
+        file = CMakeFile(path.read_bytes())
+        # All that a variable is ever set to: more than it holds at one place, so that nothing is called dead too soon.
+        lists: dict[str, set[str]] = {}
+        for command in file.commands():
+            words = (
+                command.values[1:]
+                if command.name == "list" and command.values[:1] == ("APPEND",)
+                else command.values
+            )
+            if command.name in ("set", "list", "cuda_archs_loose_intersection") and len(words) > 1:
+                texts = words[1:2] if command.name == "cuda_archs_loose_intersection" else words[1:]
+                lists.setdefault(words[0], set()).update(code for text in texts for code in text.split(";"))
+        for command in file.commands():
+            if command.name not in _TARGETS or not command.values:
+                continue
+            terms = {term for text in command.conditions for term in text.split(" AND ")}
+            codes = _flat({code for term in terms for code in lists.get(term, ())}, lists)
+            if not codes or not all(re.fullmatch(r"\d+\.\d[af]?(\+PTX)?", code) for code in codes):
+                unsure.add(command.values[0])
+            else:
+                found[command.values[0]] = (*found.get(command.values[0], ()), *codes)
+    return {name: codes for name, codes in found.items() if name not in unsure}
+
+
+def _flat(codes: Collection[str], lists: Mapping[str, Collection[str]], depth: int = 4) -> tuple[str, ...]:
+    """With ``${NAME}`` replaced by what that variable is set to."""
+    found: set[str] = set()
+    for code in codes:
+        name = re.fullmatch(r"\$\{(\w+)\}", code)
+        inside = lists.get(name[1]) if name and depth else None
+        found.update(_flat(inside, lists, depth - 1) if inside else (code,))
+    return tuple(sorted(found - {""}))
 
 
 def _holds(condition: str, nvcc: str) -> bool | None:

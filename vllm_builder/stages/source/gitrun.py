@@ -17,12 +17,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import IO, Any, Final
+from urllib.parse import urlsplit
 
 from vllm_builder.errors import from_os_error
-from vllm_builder.indexes import redact
+from vllm_builder.indexes import credentials, redact
 
 LOCAL_TIMEOUT: Final = 600.0
 _LOW_SPEED: Final = (("http.lowSpeedLimit", "1000"), ("http.lowSpeedTime", "30"))
+
+
+_USER: Final = "VLLM_BUILDER_GIT_USER"
+_PASSWORD: Final = "VLLM_BUILDER_GIT_PASSWORD"
 
 
 class GitFailed(Exception):
@@ -52,6 +57,31 @@ def quiet_environment(config: Mapping[str, str] = {}) -> dict[str, str]:  # neve
         count += 1
     variables["GIT_CONFIG_COUNT"] = str(count)
     return variables
+
+
+def with_credentials(name: str, url: str) -> tuple[dict[str, str], dict[str, str]]:
+    """A remote of that name without its credentials, and how git gets them all the same.
+
+    git hands the URL of a remote to its transport programs as an argument, which everybody on the machine can
+    read; so user and password go through variables, which only their owner can.
+
+    Returns:
+        configuration and variables for :func:`run_git`.
+    """
+    found = credentials(url)
+    parts = urlsplit(url) if found else None
+    if found is None or parts is None or parts.scheme not in ("http", "https"):
+        return {f"remote.{name}.url": url}, {}
+    plain = redact(url)
+    place = f"{parts.scheme}://{urlsplit(plain).netloc}"
+    config = {
+        f"remote.{name}.url": plain,
+        # The person's own helpers must neither answer for these nor store them.
+        "credential.helper": "",
+        f"credential.{place}.helper": f'!f() {{ test "$1" = get && printf "%s\\n" "username=${_USER}" '
+        f'"password=${_PASSWORD}"; }}; f',
+    }
+    return config, dict(zip((_USER, _PASSWORD), found, strict=True))
 
 
 def run_git(

@@ -16,7 +16,7 @@ from vllm_builder.errors import SourceError
 from vllm_builder.events import Emit, Note, Progress
 from vllm_builder.fs import make_dir, os_errors, remove_tree
 from vllm_builder.indexes import redact
-from vllm_builder.stages.source.gitrun import GitFailed, low_speed_limits, run_git
+from vllm_builder.stages.source.gitrun import GitFailed, low_speed_limits, run_git, with_credentials
 from vllm_builder.stages.source.links import link_problem
 
 LS_REMOTE_TIMEOUT = 20.0
@@ -55,6 +55,7 @@ class Mirror:
         if url.startswith("-"):
             raise SourceError(f"{url!r} is no repository URL.", next="Correct --git-url.")
         self.url = str(Path(url).expanduser().absolute()) if is_local(url) and "://" not in url else url
+        self._remote, self._variables = with_credentials(_REMOTE, self.url)
         self._emit = emit
         plain = redact(self.url)
         words = re.sub(r"[^A-Za-z0-9]+", "-", plain.removesuffix(".git")).strip("-")[-40:]
@@ -72,6 +73,7 @@ class Mirror:
         text = run_git(
             ["ls-remote", "--quiet", _REMOTE, *patterns],
             config=self._config(),
+            variables=self._variables,
             timeout=LS_REMOTE_TIMEOUT,
             secret_url=self.url,
         )
@@ -229,7 +231,7 @@ class Mirror:
 
     # -- plumbing -----------------------------------------------------------------------------
     def _config(self) -> dict[str, str]:
-        return {f"remote.{_REMOTE}.url": self.url, **low_speed_limits()}
+        return {**self._remote, **low_speed_limits()}
 
     def _git(
         self,
@@ -263,6 +265,7 @@ class Mirror:
                 *refspecs,
             ],
             config=self._config(),
+            variables=self._variables,
             timeout=FETCH_TIMEOUT,
             idle=FETCH_IDLE_TIMEOUT,
             on_line=_Counter(self._emit, f"Fetching from {redact(self.url)}"),

@@ -155,6 +155,12 @@ def resolve_path(request: SourceRequest, cache: Cache, emit: Emit) -> SourcePin:
     if request.path is None:
         raise SourceError("No path was given for the source.", next="Give --source PATH.")
     path = request.path.expanduser().absolute()
+    if request.version.strip() != "latest" and parse_release(request.version) is None:
+        raise ContradictionError(
+            f"VERSION is {request.version!r}, which is no release, and --source is a path.",
+            why="A tree or archive has no branches and commits to choose from; VERSION only says which release it is.",
+            next="Name the release that it is, for example v0.9.2, or latest for whatever it says itself.",
+        )
     if path.is_dir():
         return _resolve_tree(path, request.version, emit)
     if path.is_file():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from vllm_builder.errors import did_you_mean
 
@@ -14,7 +14,7 @@ def parse_release(text: str) -> Version | None:
     """``v0.9.2``, ``0.9.2`` or ``0.9.2+cpu`` -> version without its local part; None for anything else."""
     try:
         return Version(Version(text.strip()).public)
-    except InvalidVersion:
+    except ValueError:  # of a bad version, and of a number with thousands of digits
         return None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from vllm_builder.events import Emit, Note, ignore
 from vllm_builder.fs import make_dir, os_errors, remove_tree, write_atomic
 from vllm_builder.indexes import Indexes
 from vllm_builder.model import digest
+from vllm_builder.processes import ask
 from vllm_builder.stages.toolkit.finding import missing_parts
 from vllm_builder.stages.toolkit.lock import check_lock
 from vllm_builder.stages.toolkit.model import Toolkit, ToolkitSpec
@@ -156,14 +156,7 @@ def _check(spec: ToolkitSpec, home: Path, environ: Mapping[str, str]) -> None:
             lacking += (part,)
     said = ""
     if not lacking:
-        run = subprocess.run(
-            [str(home / "bin" / "nvcc"), "--version"],
-            env=dict(environ),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        said = run.stdout + run.stderr
+        said = ask([str(home / "bin" / "nvcc"), "--version"], environ).said
     if lacking or f"V{spec.nvcc}" not in said:
         raise InstallError(
             f"What was put together from CUDA {spec.release} is no working toolkit.",

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from vllm_builder.memo import Memo
+from vllm_builder.processes import ask
+from vllm_builder.stages.compile.toolchain import compiler_identity
 from vllm_builder.stages.toolkit.model import Candidate
 
-_SECONDS = 60
 _NAMING = ("CUDA_HOME", "CUDA_PATH")
+_PROGRAMS = ("cicc", "cudafe++", "ptxas", "fatbinary")
 _USUAL = ("usr/local/cuda", "usr/local/cuda-*", "usr/lib/cuda", "usr/lib/nvidia-cuda-toolkit", "opt/cuda")
 
 
@@ -47,28 +48,38 @@ def examine(
     """The verdict on one nvcc and the toolkit that it belongs to."""
     folder = str(nvcc.parent.parent)
     try:
-        stat = nvcc.stat()
+        nvcc.stat()
     except OSError:
         return Candidate(origin=origin, home=folder, verdict="missing", named=named)
-    question = ["nvcc", str(nvcc), str(nvcc.resolve()), stat.st_mtime_ns, stat.st_size]
-    answer = memo.get(question)
-    if not (isinstance(answer, list) and len(answer) == 3 and Path(answer[0]).is_dir()):
-        said, good = _run([str(nvcc), "--version"], environ)
-        version = re.search(r"release (\d+\.\d+)", said)
-        if not good or version is None:
-            last = [line.strip() for line in said.splitlines() if line.strip()][-1:] or ["it says nothing"]
+    # A script (some distributions' nvcc is one) may come to run another nvcc.
+    identity = compiler_identity(str(nvcc), environ)
+    question = ["nvcc", str(nvcc), identity]
+    answer = memo.get(question) if identity else None
+    if not (isinstance(answer, list) and len(answer) == 4 and Path(answer[0]).is_dir()):
+        first = ask([str(nvcc), "--version"], environ)
+        version = re.search(r"release (\d+\.\d+)", first.said)
+        if not first.good or version is None:
+            last = [line.strip() for line in first.said.splitlines() if line.strip()][-1:]
+            last = last or ["it says nothing"]
             return Candidate(
                 origin=origin, home=folder, verdict="broken", lacking=(last[0][:200],), named=named
             )
         # nvcc may be a link or a script that stands elsewhere; it knows its own root itself.
-        dry, _ = _run([str(nvcc), "--dryrun", "-x", "cu", "/dev/null"], environ)
+        dry = ask([str(nvcc), "--dryrun", "-x", "cu", "/dev/null"], environ).said
         top = re.search(r"^#\$ TOP=(.+)$", dry, re.M)
         home = Path(top[1].strip() if top else nvcc.resolve().parent.parent).resolve()
-        listed, good = _run([str(nvcc), "--list-gpu-arch"], environ)
-        archs = re.findall(r"^compute_(\d+)(\d)$", listed, re.M) if good else []
-        answer = [str(home), version[1], [f"{major}.{minor}" for major, minor in archs]]
-        memo.put(question, answer)
-    lacking = missing_parts(Path(answer[0]))
+        listed = ask([str(nvcc), "--list-gpu-arch"], environ)
+        archs = re.findall(r"^compute_(\d+)(\d)$", listed.stdout, re.M) if listed.good else []
+        programs = re.search(r"^#\$ PATH=(.+)$", dry, re.M)
+        answer = [
+            str(home),
+            version[1],
+            [f"{major}.{minor}" for major, minor in archs],
+            programs[1] if programs else "",
+        ]
+        if identity:
+            memo.put(question, answer)
+    lacking = (*missing_parts(Path(answer[0])), *_missing_programs(answer[3]))
     return Candidate(
         origin=origin,
         home=answer[0],
@@ -104,6 +115,11 @@ def missing_parts(home: Path) -> tuple[str, ...]:
     return tuple(lacking)
 
 
+def _missing_programs(path: str) -> tuple[str, ...]:
+    """The programs that nvcc runs for every unit and would not find where it looks; it says itself where that is."""
+    return tuple(name for name in _PROGRAMS if shutil.which(name, path=path) is None) if path else ()
+
+
 def _places(environ: Mapping[str, str], root: Path) -> Iterator[tuple[str, Path, bool]]:
     for variable in _NAMING:
         if value := environ.get(variable, "").strip():
@@ -120,22 +136,3 @@ def _places(environ: Mapping[str, str], root: Path) -> Iterator[tuple[str, Path,
 
 def _newest_first(home: Path) -> list[int]:
     return [-int(number) for number in re.findall(r"\d+", home.name)]
-
-
-def _run(command: list[str], environ: Mapping[str, str]) -> tuple[str, bool]:
-    try:
-        run = subprocess.run(
-            command,
-            env=dict(environ),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=_SECONDS,
-            check=False,
-        )
-    except OSError as problem:
-        return problem.strerror or str(problem), False
-    except subprocess.TimeoutExpired:
-        return f"no answer within {_SECONDS} seconds", False
-    return run.stdout + run.stderr, run.returncode == 0

@@ -29,7 +29,7 @@ def cmake_files(tree: Path) -> dict[str, bytes]:
     files = {path.relative_to(tree).as_posix(): path.read_bytes() for path in paths if path.is_file()}
     if "CMakeLists.txt" not in files:
         raise VendorError(
-            f"{tree} has no CMakeLists.txt.",
+            "The source has no CMakeLists.txt.",
             why="The external sources of a release stand in its CMake files.",
             next="Give the top folder of a vLLM tree.",
         )

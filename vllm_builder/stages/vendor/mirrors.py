@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 from urllib.parse import urljoin
 
 from vllm_builder.cache import Cache
-from vllm_builder.errors import VendorError
+from vllm_builder.errors import HashMismatch, VendorError
 from vllm_builder.events import Emit, Note
 from vllm_builder.fs import write_atomic
 from vllm_builder.indexes import redact
@@ -138,6 +138,7 @@ class ExternalMirror(Mirror):
 
         Raises:
             GitFailed
+            HashMismatch: the ref that has it in the lock is another commit by now.
         """
         if self.has(commit):
             return
@@ -153,7 +154,12 @@ class ExternalMirror(Mirror):
                 self._fetch(self.content, only, f"+{ref}:refs/asked")
                 got = self._git(self.content, "rev-parse", "refs/asked^{commit}").strip()
                 if got != commit:
-                    raise GitFailed(f"{ref} moved from {commit[:12]} to {got[:12]}") from error
+                    raise HashMismatch(
+                        f"{ref} of {redact(self.url)} is not the commit that the lock names.",
+                        why=f"The lock has {commit[:12]}; there {ref} is {got[:12]}, and {commit[:12]} cannot be had.",
+                        next="If the tag was moved on purpose, write a new lock (vllm-builder vendor VERSION --lock); "
+                        "else give the exact revision with another git, path or archive in [externals.NAME].",
+                    ) from error
             files = {blob for mode, blob, path in self.files(commit) if mode != "160000" and wanted(path)}
             listed = self._git(
                 self.content, "rev-list", "--objects", "--no-object-names", "--missing=print", "-1", commit
