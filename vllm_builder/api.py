@@ -51,12 +51,8 @@ def planned(
 ) -> tuple[Plan, Settings]:
     """As :func:`plan`, with the settings besides."""
     environ = dict(os.environ if environ is None else environ)
-    if version is not None and not isinstance(version, str):
-        raise SettingsError(
-            f"The version is {version!r}, which is no text.",
-            why="Nothing is built that was not asked for by name.",
-            next='Give a release such as "v0.9.2", or "latest".',
-        )
+    if version is not None:
+        _check_named(version)
     given = {} if version is None else {"version": version}
     return decide(gather({**given, **_plain(options)}, environ), environ=environ, emit=emit)
 
@@ -89,6 +85,7 @@ def bundle(
     """
     from vllm_builder.bundling import make_bundle
 
+    _check_named(version)
     environ = dict(os.environ if environ is None else environ)
     layers = gather({"version": version, **_plain(options)}, environ)
     return make_bundle(layers, Path(output), environ=environ, emit=emit)
@@ -128,6 +125,15 @@ def obey(
         force=settings.force,
         emit=emit,
     )
+
+
+def _check_named(version: object) -> None:
+    if not isinstance(version, str):
+        raise SettingsError(
+            f"The version is {version!r}, which is no text.",
+            why="Nothing is built that was not asked for by name.",
+            next='Give a release such as "v0.9.2", or "latest".',
+        )
 
 
 def workspace_of(settings: Settings) -> Workspace:

@@ -335,6 +335,8 @@ def test_the_wheel_that_fits_best_is_taken(origin: Origin) -> None:
 def test_neither_release_nor_bundle(closed: Machine) -> None:
     with pytest.raises(SettingsError):
         closed.plan(**CPU)
+    with pytest.raises(SettingsError):
+        closed.bundle(None, **CPU)  # type: ignore[arg-type]
 
 
 def test_the_command_line(origin: Origin, closed: Machine) -> None:

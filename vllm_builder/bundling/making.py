@@ -159,7 +159,7 @@ def _gather(
         inputs=plan.as_dict()["inputs"],
         version=plan.compile.version,
         settings=_plain_settings(settings),
-        recipe=layers.recipe,
+        recipe=layers.recipe.model_copy(update={"path": None}) if layers.recipe else None,
         recipe_name=layers.recipe_name,
         device=plan.device,
         archs=plan.compile.archs,

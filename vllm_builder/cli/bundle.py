@@ -15,7 +15,7 @@ from vllm_builder.cli.options import given, settings_options
 
 @click.command()
 @settings_options(
-    without=("out", "force", "bundle", "allow_differences", "workspace", "jobs", "nvcc_threads")
+    without=("out", "force", "bundle", "allow_differences", "workspace", "jobs", "nvcc_threads", "isolate")
 )
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="FILE",

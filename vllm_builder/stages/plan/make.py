@@ -498,6 +498,17 @@ def _make(maker: _Maker) -> Plan:
     )
 
 
+def _is_of_course(name: str, settings: Settings) -> bool:
+    """What a bundle decides says nothing where it is the default, or a folder of the cache."""
+    info = Settings.model_fields[name]
+    return name in _PLACES or getattr(settings, name) == info.default
+
+
+def plan_platform() -> str:
+    """``linux-x86_64``: what a plan says of the machine."""
+    return f"{platform.system().lower()}-{platform.machine()}"
+
+
 def _place(layers: Layers) -> str:
     """Where a recipe was read, unless it is a shipped one that was meant."""
     path = layers.recipe.path if layers.recipe is not None else None
@@ -517,17 +528,6 @@ def _in_order(name: str, value: Any) -> Any:
         with suppress(ArchError):
             words = {parse_arch(word) if word.lower() != "native" else word for word in words}
     return sorted(words)
-
-
-def _is_of_course(name: str, settings: Settings) -> bool:
-    """What a bundle decides says nothing where it is the default, or a folder of the cache."""
-    info = Settings.model_fields[name]
-    return name in _PLACES or getattr(settings, name) == info.default
-
-
-def plan_platform() -> str:
-    """``linux-x86_64``: what a plan says of the machine."""
-    return f"{platform.system().lower()}-{platform.machine()}"
 
 
 def _compiler_cache(choice: str, device: Device) -> CompilerCache:
