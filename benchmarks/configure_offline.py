@@ -41,8 +41,8 @@ from vllm_builder.settings.layers import gather
 from vllm_builder.stages.compile import child_environment
 from vllm_builder.stages.compile.compilercache import arrange
 from vllm_builder.stages.environment import prepare
-from vllm_builder.stages.plan.make import default_cache, source_request
 from vllm_builder.stages.plan.model import Plan
+from vllm_builder.stages.plan.steps import default_cache, source_request
 from vllm_builder.stages.source import resolve, survey
 from vllm_builder.stages.vendor import (
     ExternalSource,

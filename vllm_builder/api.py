@@ -13,7 +13,8 @@ from vllm_builder.events import Emit, ignore
 from vllm_builder.settings.layers import Layers, gather
 from vllm_builder.settings.model import Settings
 from vllm_builder.settings.options import Options
-from vllm_builder.stages.plan.make import default_cache, make_plan, source_request
+from vllm_builder.stages.plan.make import make_plan
+from vllm_builder.stages.plan.steps import default_cache, source_request
 
 if TYPE_CHECKING:
     from vllm_builder.bundling import Bundle

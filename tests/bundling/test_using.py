@@ -27,7 +27,7 @@ from vllm_builder.errors import BundleError, ContradictionError, SettingsError, 
 from vllm_builder.events import Note, StageStarted
 from vllm_builder.pipeline import prepare_tree
 from vllm_builder.stages.environment import prepare
-from vllm_builder.stages.plan.make import source_request
+from vllm_builder.stages.plan.steps import source_request
 
 CPU: dict[str, Any] = {"device": "cpu"}
 

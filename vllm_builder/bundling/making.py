@@ -22,8 +22,9 @@ from vllm_builder.indexes import redact
 from vllm_builder.model import Model
 from vllm_builder.settings.layers import Layers
 from vllm_builder.settings.model import Settings
-from vllm_builder.stages.plan.make import default_cache, make_plan, source_request
+from vllm_builder.stages.plan.make import make_plan
 from vllm_builder.stages.plan.model import Plan
+from vllm_builder.stages.plan.steps import default_cache, source_request
 
 _KINDS: Final = {
     "source": "release",

@@ -18,9 +18,10 @@ from vllm_builder.settings.layers import Layers
 from vllm_builder.settings.model import Settings
 from vllm_builder.stages.plan.archs import parse_archs
 from vllm_builder.stages.plan.explain import Difference, differences
-from vllm_builder.stages.plan.make import default_cache, make_plan, plan_platform
+from vllm_builder.stages.plan.make import make_plan, plan_platform
 from vllm_builder.stages.plan.model import Plan
 from vllm_builder.stages.plan.pins import Pins
+from vllm_builder.stages.plan.steps import default_cache
 from vllm_builder.stages.source.versions import parse_release
 
 _MACHINES_OWN: Final = {"cuda", "cuda_home"}

@@ -110,7 +110,7 @@ def plan(json_: bool, verbose: bool, quiet: bool, explain_against: str | None, *
     from vllm_builder.api import decide
     from vllm_builder.cli.plan import explain, show
     from vllm_builder.settings.layers import gather
-    from vllm_builder.stages.plan.make import default_cache
+    from vllm_builder.stages.plan.steps import default_cache
 
     emit = screen.listener(verbose=verbose, quiet=quiet)
     made, settings = decide(gather(given(options), _environ()), emit=emit)
@@ -145,7 +145,7 @@ def environment(json_: bool, verbose: bool, quiet: bool, **options: Any) -> None
     from vllm_builder.api import decide
     from vllm_builder.settings.layers import gather
     from vllm_builder.stages.environment import prepare
-    from vllm_builder.stages.plan.make import default_cache
+    from vllm_builder.stages.plan.steps import default_cache
 
     emit = screen.listener(verbose=verbose, quiet=quiet)
     environ = _environ()

@@ -19,7 +19,7 @@ def _cache(folder: str | None) -> Cache:
     import os
 
     from vllm_builder.settings.layers import gather
-    from vllm_builder.stages.plan.make import default_cache
+    from vllm_builder.stages.plan.steps import default_cache
 
     layers = gather({"cache_dir": Path(folder) if folder else None}, dict(os.environ))
     return default_cache(layers.resolve().settings)

@@ -19,7 +19,7 @@ def hand_over(layers: Layers, dest: str, json_: bool, emit: Emit) -> None:
     """Fetch source and externals, patch, and say how to go on: the tree that ``build`` would compile."""
     from vllm_builder.api import decide
     from vllm_builder.stages.patch import apply
-    from vllm_builder.stages.plan.make import default_cache, source_request
+    from vllm_builder.stages.plan.steps import default_cache, source_request
     from vllm_builder.stages.source import fetch
     from vllm_builder.stages.source.placing import partial_folder
     from vllm_builder.stages.vendor import fetch_externals

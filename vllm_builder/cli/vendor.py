@@ -83,7 +83,7 @@ def vendor(
     problems: Sequence[str] = ()
     found: Lock | None = None
     if lock_:
-        from vllm_builder.stages.plan.make import default_cache
+        from vllm_builder.stages.plan.steps import default_cache
 
         if settings.offline:
             raise SettingsError(
@@ -108,7 +108,7 @@ def vendor(
         problems = check(found, externals, tree if check_ else None)
         if tree and not check_:
             from vllm_builder.stages.patch import PatchSelection, apply
-            from vllm_builder.stages.plan.make import default_cache
+            from vllm_builder.stages.plan.steps import default_cache
             from vllm_builder.stages.vendor import patch_steps
 
             if problems:
@@ -153,8 +153,8 @@ def _look(layers: Layers, cuda: str | None, emit: Emit) -> _Found:
     from vllm_builder.settings.layers import add_device_recipe
     from vllm_builder.stages.plan.archs import parse_archs
     from vllm_builder.stages.plan.externals import find_externals
-    from vllm_builder.stages.plan.make import default_cache, source_request
     from vllm_builder.stages.plan.release import Release
+    from vllm_builder.stages.plan.steps import default_cache, source_request
     from vllm_builder.stages.source import resolve, survey
     from vllm_builder.stages.vendor import cmake_files
 

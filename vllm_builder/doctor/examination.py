@@ -14,7 +14,8 @@ from vllm_builder.events import Emit, ignore
 from vllm_builder.memo import Memo
 from vllm_builder.settings.layers import Layers
 from vllm_builder.settings.model import Settings
-from vllm_builder.stages.plan.make import default_cache, make_plan
+from vllm_builder.stages.plan.make import make_plan
+from vllm_builder.stages.plan.steps import default_cache
 
 Checks = Callable[[], Iterator[Check]]
 

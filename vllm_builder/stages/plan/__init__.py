@@ -11,8 +11,9 @@ from vllm_builder.lazy import exports
 
 if TYPE_CHECKING:
     from vllm_builder.stages.plan.explain import Difference, differences
-    from vllm_builder.stages.plan.make import default_cache, make_plan
+    from vllm_builder.stages.plan.make import make_plan
     from vllm_builder.stages.plan.model import Decision, Plan
+    from vllm_builder.stages.plan.steps import default_cache
 
 __all__ = ["Decision", "Difference", "Plan", "default_cache", "differences", "make_plan"]
 
@@ -21,7 +22,7 @@ _HOMES = {
     "Plan": "model",
     "Difference": "explain",
     "differences": "explain",
-    "default_cache": "make",
+    "default_cache": "steps",
     "make_plan": "make",
 }
 

@@ -8,38 +8,34 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from vllm_builder.cache import Cache
-from vllm_builder.errors import ArchError, ContradictionError, SettingsError, did_you_mean
+from vllm_builder.errors import ArchError, SettingsError, did_you_mean
 from vllm_builder.events import Emit, StageFinished, StageStarted, ignore
-from vllm_builder.indexes import Indexes, read_indexes, redact
+from vllm_builder.indexes import read_indexes
 from vllm_builder.memo import Memo
 from vllm_builder.resources import shipped
-from vllm_builder.settings.layers import Layers, Resolved, add_device_recipe, check_text
+from vllm_builder.settings.layers import Layers, add_device_recipe
 from vllm_builder.settings.model import Device, Settings
 from vllm_builder.settings.recipe import is_shipped
 from vllm_builder.stages.compile.model import Compiler, CompilerCache, CompileSpec
-from vllm_builder.stages.environment.interpreter import find_interpreter, torch_in
+from vllm_builder.stages.environment.interpreter import find_interpreter
 from vllm_builder.stages.environment.lock import locked_version
-from vllm_builder.stages.environment.model import Interpreter
 from vllm_builder.stages.patch.operations import PatchSelection
-from vllm_builder.stages.plan.archs import parse_arch, parse_archs
-from vllm_builder.stages.plan.cuda import CudaPlanner, torch_to_ask
+from vllm_builder.stages.plan.archs import parse_arch
+from vllm_builder.stages.plan.cuda import torch_to_ask
 from vllm_builder.stages.plan.extensions import extensions_left_out
 from vllm_builder.stages.plan.externals import folder_variables, plan_externals
-from vllm_builder.stages.plan.model import Decision, Plan, Recipe
+from vllm_builder.stages.plan.model import Plan, Recipe
 from vllm_builder.stages.plan.pins import Pins
 from vllm_builder.stages.plan.release import Release
 from vllm_builder.stages.plan.requires import build_requirements
+from vllm_builder.stages.plan.steps import Steps, default_cache
 from vllm_builder.stages.plan.torch import choose_environment
-from vllm_builder.stages.source.model import SourceKind, SourcePin, SourceRequest
 from vllm_builder.stages.toolkit.model import Toolkit
+from vllm_builder.stages.vendor.model import ExternalSource
 
 _CHANGES_OUTPUT = frozenset(
     {"device", "arch", "torch", "build_type", "parameters", "variables"}
@@ -52,204 +48,6 @@ _SHOWN = frozenset(
 )
 """Settings that have a line of their own in the decisions."""
 _PLACES = frozenset({"git_url", "externals", "lock_file"})
-
-
-def default_cache(settings: Settings) -> Cache:
-    """``--cache-dir``, else the platform's folder for user caches."""
-    if settings.cache_dir is not None:
-        return Cache(settings.cache_dir.expanduser().absolute())
-    from platformdirs import user_cache_path
-
-    return Cache(user_cache_path("vllm-builder"))
-
-
-def source_request(settings: Settings, indexes: Indexes) -> SourceRequest:
-    """What the settings ask of the source stage; it carries the credentials that no plan holds."""
-    kind: SourceKind
-    path = None
-    if settings.source in ("auto", "git", "pypi"):
-        kind = settings.source  # type: ignore[assignment]  # narrowed by the test above
-    else:
-        kind, path = "path", Path(settings.source).expanduser().absolute()
-    if kind == "auto" and settings.git_url != Settings.model_fields["git_url"].default:
-        # A repository that was named is used or refused; the sdist of an index would be another source.
-        kind = "git"
-    return SourceRequest(
-        version=settings.version,
-        kind=kind,
-        path=path,
-        git_url=settings.git_url,
-        indexes=indexes,
-        offline=settings.offline,
-        refresh=settings.refresh,
-    )
-
-
-@dataclass(slots=True)
-class _Maker:
-    """The steps of one planning, in order; each adds to ``decisions``."""
-
-    layers: Layers
-    environ: Mapping[str, str]
-    emit: Emit
-    resolved: Resolved
-    cache: Cache
-    memo: Memo
-    pins: Pins | None = None
-    portable: bool = False
-    decisions: list[Decision] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def settings(self) -> Settings:
-        return self.resolved.settings
-
-    def say(self, what: str, value: object, origin: str) -> None:
-        self.decisions.append(Decision(what=what, value=redact(str(value)), origin=redact(origin)))
-
-    def origin(self, name: str) -> str:
-        return self.resolved.origins[name]
-
-    # -- device -------------------------------------------------------------------------------
-    def device(self) -> Device:
-        settings = self.settings
-        archs_asked = bool(settings.arch) and self.origin("arch") != "TORCH_CUDA_ARCH_LIST"
-        if settings.device is not None:
-            if settings.device != "cuda" and archs_asked:
-                raise ContradictionError(
-                    f"--arch is for CUDA, and the device is {settings.device}.",
-                    why=f"device {settings.device} comes from: {self.origin('device')}; arch "
-                    f"{', '.join(settings.arch)} from: {self.origin('arch')}.",
-                    next="Leave out one of the two.",
-                )
-            self.say("device", settings.device, self.origin("device"))
-            return settings.device
-        if archs_asked:
-            self.say("device", "cuda", f"an architecture was asked for ({self.origin('arch')})")
-            return "cuda"
-        if driver_answers(self.environ):
-            self.say("device", "cuda", "the machine has an NVIDIA driver that answers")
-            return "cuda"
-        self.say("device", "cpu", "neither --device nor --arch, and the machine has no NVIDIA driver")
-        return "cpu"
-
-    # -- source -------------------------------------------------------------------------------
-    def source(self, indexes: Indexes) -> tuple[SourcePin, SourceRequest]:
-        from vllm_builder.stages.source import resolve
-
-        settings = self.settings
-        request = source_request(settings, indexes)
-        pin = self.pins.source if self.pins else resolve(request, self.cache, self.emit)
-        self.say("release", pin.release, f"VERSION {settings.version}")
-        self.say("source", f"{pin.kind} {pin.name} ({pin.identity[:19]})", pin.reason)
-        return pin, request
-
-    # -- CUDA ---------------------------------------------------------------------------------
-    def archs(self) -> tuple[str, ...]:
-        asked = self.settings.arch
-        if not asked:
-            if not driver_answers(self.environ):
-                raise ArchError(
-                    "Which GPU should the wheel be for?",
-                    why="The device is cuda, no --arch was given, and no driver on this machine answers.",
-                    next="Give --arch, e.g. --arch sm_100 for a B200 or --arch sm_90a for an H100.",
-                )
-            asked = ("native",)
-        archs = parse_archs(asked, self.environ)
-        self.say(
-            "architectures", ", ".join(archs), self.origin("arch") if self.settings.arch else "the driver"
-        )
-        return archs
-
-    def cuda(
-        self, release: Release, version: str, archs: tuple[str, ...], interpreter: Interpreter
-    ) -> CudaPlanner:
-        settings = self.settings
-        return CudaPlanner(
-            settings=settings,
-            origins=self.resolved.origins,
-            release=release,
-            version=version,
-            archs=archs,
-            interpreter=interpreter,
-            present=torch_in(interpreter) if settings.torch in ("auto", "existing") else None,
-            environ=self.environ,
-            memo=self.memo,
-            pinned=self.pins.toolkit if self.pins else None,
-        )
-
-    # -- jobs and cache -----------------------------------------------------------------------
-    def with_jobs(self, spec: CompileSpec) -> CompileSpec:
-        """The number of jobs needs the rest of the spec: units are measured per toolchain."""
-        from vllm_builder.stages.compile import learned
-        from vllm_builder.stages.compile.jobs import auto_jobs
-
-        if self.settings.jobs == "auto":
-            units = learned.read(learned.learned_file(self.cache.units, spec)).values()
-            peaks = [peak for unit in units if isinstance(peak := unit.get("peak"), int)]
-            jobs, reason = auto_jobs(spec.device, nvcc_threads=spec.nvcc_threads, peaks=peaks)
-        else:
-            jobs, reason = self.settings.jobs, self.origin("jobs")
-            if reason == "MAX_JOBS" and spec.device == "cuda" and spec.nvcc_threads > 1:
-                # As setup.py does; --jobs counts compilers and is not divided.
-                reason = f"MAX_JOBS={jobs} // {spec.nvcc_threads} threads of each nvcc"
-                jobs = max(1, jobs // spec.nvcc_threads)
-        self.say("jobs", jobs, reason)
-        return spec.model_copy(update={"jobs": jobs, "jobs_fixed": self.settings.jobs != "auto"})
-
-    def isolate(self, compiler_cache: CompilerCache) -> None:
-        from vllm_builder.stages.compile import isolation
-
-        isolation.require(compiler_cache, self.origin("isolate"))
-        self.say("network while compiling", "none", f"--isolate ({self.origin('isolate')})")
-
-    def variables(self, release: Release, device: Device) -> dict[str, str]:
-        from vllm_builder.stages.compile.buildenv import decided_by_plan, output_variables
-
-        named = release.build_variables()
-        # What speaks to every compiler counts always; what only this project reads, where this release reads it.
-        own = ("VLLM_", "ENABLE_")
-        found = {
-            k: v for k, v in output_variables(self.environ).items() if k in named or not k.startswith(own)
-        }
-        found |= {k: v for k, v in self.environ.items() if v and k.startswith("VLLM_") and k in named}
-        found = {
-            k: v
-            for k, v in sorted(found.items())
-            if not decided_by_plan(k) and not k.startswith("VLLM_BUILDER_")
-        }
-        from_builder, _ = self.layers.environment.get("variables", ({}, ""))
-        # What was said to vllm-builder itself counts before the environment at large, and that before files.
-        fixed = self.layers.fixed.get("variables", {})
-        named_here = {**from_builder, **self.layers.command_line.get("variables", {}), **fixed}
-        for name in self.settings.variables:
-            if decided_by_plan(name) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-                raise SettingsError(
-                    f"The variable {name!r} cannot be set with --variable or [variables].",
-                    why="It is no name of a variable, or the plan decides it (device, version, jobs, compilers).",
-                    next="Use the option for it: --device, --jobs, --build-type, --torch ...; compilers with CC and CXX.",
-                )
-        if device == "empty":
-            # Nothing is compiled, so what speaks to compilers changes nothing.
-            found = {k: v for k, v in found.items() if k.startswith("VLLM_")}
-        chosen = {**self.settings.variables, **found, **named_here}
-        for name, value in chosen.items():
-            check_text(name, value)
-            if name in fixed:
-                origin = self.layers.fixed_origin
-            elif name in named_here:
-                here = name in self.layers.command_line.get("variables", {})
-                origin = "command line" if here else "VLLM_BUILDER_VARIABLES"
-            else:
-                origin = "environment" if name in found else "a file or recipe"
-            self.say(f"variable {name}", value, origin)
-        return chosen
-
-
-def driver_answers(environ: Mapping[str, str]) -> bool:
-    """Whether an NVIDIA driver is loaded (the device file is there, so that no process is needed to know)."""
-    del environ
-    return Path("/dev/nvidiactl").exists()
 
 
 def make_plan(
@@ -279,13 +77,13 @@ def make_plan(
     environ = dict(os.environ if environ is None else environ)
     resolved = layers.resolve()
     cache = default_cache(resolved.settings)
-    maker = _Maker(layers, environ, emit, resolved, cache, Memo(cache.memo, "plan"), pins, portable)
+    maker = Steps(layers, environ, emit, resolved, cache, Memo(cache.memo, "plan"), pins, portable)
     plan = _make(maker)
     emit(StageFinished(stage="plan", seconds=time.monotonic() - started, summary=_summary(plan)))
     return plan, maker.settings
 
 
-def _make(maker: _Maker) -> Plan:
+def _make(maker: Steps) -> Plan:
     from vllm_builder.stages.compile.headers import has_header
     from vllm_builder.stages.compile.rust import rust_parts, rust_tools
     from vllm_builder.stages.compile.toolchain import check_compilers, probe_compilers
@@ -469,7 +267,7 @@ def _make(maker: _Maker) -> Plan:
         if origin == layers.fixed_origin and _is_of_course(name, settings):
             continue
         if origin != "default" and name not in _SHOWN:
-            maker.say(f"setting {name.replace('_', '-')}", getattr(settings, name), origin)
+            maker.say(f"setting {name.replace('_', '-')}", _plainly(getattr(settings, name)), origin)
     recipe = None
     if layers.recipe is not None:
         values = layers.recipe.for_release(pin.release)
@@ -507,6 +305,16 @@ def _is_of_course(name: str, settings: Settings) -> bool:
 def plan_platform() -> str:
     """``linux-x86_64``: what a plan says of the machine."""
     return f"{platform.system().lower()}-{platform.machine()}"
+
+
+def _plainly(value: object) -> object:
+    """A value of the settings as a person writes it."""
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key} = {_plainly(item)}" for key, item in value.items())
+    if isinstance(value, ExternalSource):
+        given = value.model_dump(mode="json", exclude_none=True)
+        return ", ".join(f"{key} {_plainly(item)}" for key, item in given.items())
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
 def _place(layers: Layers) -> str:
