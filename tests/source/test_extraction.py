@@ -280,6 +280,16 @@ _MEMBERS = st.tuples(
 )
 
 
+@pytest.mark.parametrize("links", [{"t": "t"}, {"a": "b", "b": "a"}])
+def test_links_that_lead_to_themselves_are_refused(tmp_path: Path, links: dict[str, str]) -> None:
+    entries = [member(f"top/{name}", b"", type=tarfile.SYMTYPE, linkname=to) for name, to in links.items()]
+    archive = tar(tmp_path / "any.tar", *entries, mode="w")
+    with pytest.raises(HostileArchive, match="refused") as caught:
+        extract(archive, tmp_path / "tree")
+    assert "leads back to itself" in str(vars(caught.value))
+    assert not (tmp_path / "tree").exists()
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     members=st.lists(_MEMBERS, max_size=8),

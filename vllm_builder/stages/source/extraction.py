@@ -8,6 +8,7 @@ claim them, and memory stays small: headers longer than :data:`_READ_LIMIT` are 
 
 from __future__ import annotations
 
+import errno
 import shutil
 import stat
 import tarfile
@@ -230,6 +231,14 @@ class _Tree:
                 path = self.folder.joinpath(*parts)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.symlink_to(target)
+        for parts in self.links:
+            try:
+                self.folder.joinpath(*parts).stat()
+            except OSError as error:
+                if error.errno == errno.ELOOP:
+                    raise hostile(
+                        self.archive, "/".join(parts), "is a link that leads back to itself"
+                    ) from error
         root = self.folder / top if stripped else self.folder
         root.mkdir(exist_ok=True)
         return root
