@@ -17,11 +17,16 @@ set(CUDA_SUPPORTED_ARCHS "8.0;9.0;10.0;12.0")
 cuda_archs_loose_intersection(CUDA_ARCHS "${CUDA_SUPPORTED_ARCHS}" "${CUDA_ARCHS}")
 define_gpu_extension_target(_C DESTINATION vllm USE_SABI 3 WITH_SOABI)
 """
+TOOLKIT_PARTS = (
+    *("include/cublas_v2.h", "include/cusparse.h", "include/cusolverDn.h", "include/nvrtc.h"),
+    *("lib64/libnvrtc.so", "lib64/stubs/libcuda.so"),
+)
+"""What torch's CMake and headers want of a toolkit besides its core."""
 NVCC = '#!/bin/sh\ntest "$*" = --version || exit 1\necho "release {0}, V{0}.88"\n'
 
 
 def _toolkit(folder: Path, version: str) -> Path:
-    names = ("include/cuda.h", "include/cuda_runtime.h", "lib64/libcudart.so")
+    names = ("include/cuda.h", "include/cuda_runtime.h", "lib64/libcudart.so", *TOOLKIT_PARTS)
     write_files(folder, {**dict.fromkeys(names, ""), "bin/nvcc": NVCC.format(version)})
     (folder / "bin" / "nvcc").chmod(0o755)
     return folder

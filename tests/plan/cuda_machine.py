@@ -13,6 +13,11 @@ from typing import Any
 from vllm_builder import plan
 from vllm_builder.stages.plan.model import Plan
 
+TOOLKIT_PARTS = (
+    *("include/cublas_v2.h", "include/cusparse.h", "include/cusolverDn.h", "include/nvrtc.h"),
+    *("lib64/libnvrtc.so", "lib64/stubs/libcuda.so"),
+)
+"""What torch's CMake and headers want of a toolkit besides its core."""
 CMAKE = """
 if(DEFINED CMAKE_CUDA_COMPILER_VERSION AND
    CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 13.0)
@@ -134,6 +139,7 @@ class Machine:
             "include/cuda.h": "",
             "include/cuda_runtime.h": "",
             "lib64/libcudart.so": "",
+            **dict.fromkeys(TOOLKIT_PARTS, ""),
             "bin/nvcc": f'#!/bin/sh\ntest "$*" = --version || exit 1\necho "release {version}, V{version}.99"\n',
         }
         for name, text in files.items():

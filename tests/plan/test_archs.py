@@ -75,3 +75,16 @@ def test_a_base_and_its_suffixed_form_exclude_each_other() -> None:
 def test_native_without_a_driver() -> None:
     with pytest.raises(ArchError, match="nvidia-smi"):
         parse_archs(["native"], {"PATH": "/nonexistent"})
+
+
+@pytest.mark.parametrize("word", ["sm_80a", "7.5a", "90f", "8.9f"])
+def test_a_suffix_that_nvcc_does_not_know_is_refused(word: str) -> None:
+    with pytest.raises(ArchError, match="no GPU architecture") as caught:
+        parse_arch(word)
+    assert "suffix" in caught.value.why
+
+
+def test_two_suffixed_forms_of_one_architecture_exclude_each_other() -> None:
+    with pytest.raises(ArchError, match="exclude each other"):
+        parse_archs(("10.0a", "sm_100f"), {})
+    assert parse_archs(("10.0a", "12.0f"), {}) == ("10.0a", "12.0f")

@@ -107,7 +107,16 @@ def test_an_nvcc_that_cannot_compile(person: Person) -> None:
     assert "lacks cicc, cudafe++, ptxas, fatbinary" in said
 
 
-@pytest.mark.parametrize("part", ["include/cuda.h", "include/cuda_runtime.h", "lib64/libcudart.so"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        "include/cuda.h",
+        "include/cusparse.h",
+        "lib64/libcudart.so",
+        "lib64/libnvrtc.so",
+        "lib64/stubs/libcuda.so",
+    ],
+)
 def test_half_a_toolkit(person: Person, part: str) -> None:
     home = person.machine.toolkit("12.6")
     (home / part).unlink()

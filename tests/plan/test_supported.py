@@ -40,6 +40,21 @@ def test_a_list_under_no_condition(tmp_path: Path) -> None:
     assert (found.archs, found.loose) == (("7.0", "7.5"), False)
 
 
+@pytest.mark.parametrize(("regex", "kept"), [("[0-9]+a?", None), ("[0-9]+[af]?", "10.0f")])
+def test_a_family_is_dropped_where_cmake_takes_only_the_number(
+    tmp_path: Path, regex: str, kept: str | None
+) -> None:
+    (tmp_path / "cmake").mkdir()
+    (tmp_path / "cmake" / "utils.cmake").write_text(
+        f'string(REGEX MATCH "arch=compute_\\({regex}\\)" _COMPUTE ${{_ARCH}})\n'
+    )
+    text = 'set(CUDA_SUPPORTED_ARCHS "9.0;10.0")\ncuda_archs_loose_intersection(CUDA_ARCHS "" "")\n'
+    found = supported_archs(_tree(tmp_path, text), "13.0")
+    assert found is not None
+    assert found.kept_as("10.0f") == kept
+    assert found.kept_as("10.0a") == "10.0a"
+
+
 @pytest.mark.parametrize(
     ("nvcc", "archs"), [("13.1", ("7.5",)), ("13.0", ("7.5",)), ("12.8", ("7.0",)), ("11.8", ("6.0",))]
 )

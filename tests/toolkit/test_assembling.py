@@ -31,7 +31,14 @@ PACKAGES: dict[str, dict[str, str]] = {
         "lib/libcudart.so.13": "",
         "lib/libcudart_static.a": "",
     },
-    "nvidia_cuda_nvrtc-13.0.88": {"lib/libnvrtc.so.13": "", "lib/libnvrtc-builtins.so.13.0": ""},
+    "nvidia_cuda_nvrtc-13.0.88": {
+        "include/nvrtc.h": "",
+        "lib/libnvrtc.so.13": "",
+        "lib/libnvrtc-builtins.so.13.0": "",
+    },
+    "nvidia_cublas-13.1.0.3": {"include/cublas_v2.h": ""},
+    "nvidia_cusparse-12.6.3.3": {"include/cusparse.h": ""},
+    "nvidia_cusolver-12.0.4.66": {"include/cusolverDn.h": ""},
     "nvidia_nvjitlink-13.0.88": {"lib/libnvJitLink.so.13": ""},
 }
 SPEC = ToolkitSpec(

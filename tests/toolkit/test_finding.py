@@ -52,7 +52,16 @@ def test_a_named_place_without_a_toolkit_is_listed(tmp_path: Path, memo: Memo) -
     assert "has no nvcc" in only.sentence()
 
 
-@pytest.mark.parametrize("part", ["include/cuda.h", "include/cuda_runtime.h", "lib64/libcudart.so"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        "include/cuda.h",
+        "include/cusparse.h",
+        "lib64/libcudart.so",
+        "lib64/libnvrtc.so",
+        "lib64/stubs/libcuda.so",
+    ],
+)
 def test_half_a_toolkit_says_what_is_missing(tmp_path: Path, memo: Memo, part: str) -> None:
     home = fake_toolkit(tmp_path / "half", "12.9", without=(part,))
     (only,) = found(memo, tmp_path / "root", CUDA_HOME=home)

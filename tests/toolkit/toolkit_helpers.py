@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+TOOLKIT_PARTS = (
+    *("include/cublas_v2.h", "include/cusparse.h", "include/cusolverDn.h", "include/nvrtc.h"),
+    *("lib64/libnvrtc.so", "lib64/stubs/libcuda.so"),
+)
+"""What torch's CMake and headers want of a toolkit besides its core."""
+
 
 def fake_toolkit(
     home: Path, version: str, *, without: tuple[str, ...] = (), archs: str = "", programs: bool = False
@@ -17,6 +23,7 @@ def fake_toolkit(
         "include/cuda.h": "",
         "include/cuda_runtime.h": "",
         "lib64/libcudart.so": "",
+        **dict.fromkeys(TOOLKIT_PARTS, ""),
         "bin/nvcc": "#!/bin/sh\n"
         'case "$*" in\n'
         f'--version) echo "Cuda compilation tools, release {version}, V{version}.99";;\n'

@@ -74,6 +74,28 @@ def test_lock_past_what_cannot_be_had_and_add_it_later(vendor, upstream: Upstrea
     assert vendor("--check").returncode == 0
 
 
+def test_a_lock_of_another_device_is_not_written_over(vendor, upstream: Upstream, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    assert vendor("--lock").returncode == 0
+    (file,) = (tmp_path / "locks").iterdir()
+    before = file.read_text()
+    cmake = upstream.tree / "CMakeLists.txt"
+    cmake.write_text(f'if(VLLM_TARGET_DEVICE STREQUAL "cuda")\n{cmake.read_text()}endif()\n')
+    run = vendor("--lock", "--device", "cpu", "--recipe", "none")
+    assert run.returncode == VendorError.exit_code
+    assert "would lose" in run.stderr
+    assert file.read_text() == before
+    assert vendor("--lock", "--device", "cpu", "--recipe", "none", "--add").returncode == 0
+    assert vendor("--check").returncode == 0
+
+
+def test_a_tree_that_is_none_is_left_alone(vendor, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    assert vendor("--lock").returncode == 0
+    run = vendor("--tree", str(tmp_path / "typo"))
+    assert run.returncode == VendorError.exit_code
+    assert "no such folder" in run.stderr
+    assert not (tmp_path / "typo").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -76,6 +76,12 @@ def vendor(
         raise SettingsError("--list, --lock and --check exclude each other.", next="Give one of them.")
     if (add or keep_going) and not lock_:
         raise SettingsError("--add and --keep-going are about --lock.", next="Give --lock with them.")
+    if tree is not None and not (tree / "CMakeLists.txt").is_file():
+        raise VendorError(
+            f"{tree} is no tree of a release.",
+            why="It has no CMakeLists.txt." if tree.is_dir() else "There is no such folder.",
+            next="Give --tree the top folder of a vLLM tree (`vllm-builder source` makes one).",
+        )
     emit = screen.listener()
     layers = gather(given(options), dict(os.environ))
     release, externals, cmake, settings = _look(layers, cuda, emit)
@@ -89,7 +95,8 @@ def vendor(
             raise SettingsError(
                 "--lock asks the repositories, and --offline forbids it.", next="Leave one out."
             )
-        before = read_lock(path, release) if add and path.is_file() else Lock(release=release)
+        written = read_lock(path, release) if path.is_file() else Lock(release=release)
+        before = written if add else Lock(release=release)
         there = {key(one) for one in before.externals}
         found = lock(
             [one for one in externals if key(one) not in there],
@@ -102,6 +109,13 @@ def vendor(
         )
         problems = [f"{one.name} {one.revision}: {one.url} could not be had" for one in found.unlocked]
         found = joined(before, found)
+        lost = sorted({one.name for one in written.externals} - {one.name for one in found.externals})
+        if lost:
+            raise VendorError(
+                f"{path} would lose {', '.join(lost)}.",
+                why="What is locked now is for another device or other architectures than that file.",
+                next="Give --add to keep them in it, or another --lock-file; or remove that file first.",
+            )
         write_lock(found, path)
     elif check_ or (tree and not list_):
         found, path = lock_of_release(settings, release)

@@ -66,7 +66,7 @@ def _toolkit(candidate: Candidate, environ: Mapping[str, str], memo: Memo) -> Ch
         return Check(
             name="toolkit",
             verdict="warning",
-            found=f"{candidate.sentence()}, but {problem.what}",
+            found=f"{candidate.sentence()}, but the newest releases need more: {problem.why}",
             cure=problem.next,
         )
     except BuilderError:

@@ -50,6 +50,13 @@ def parse_arch(text: str) -> str:
             why=f"Known architectures: {', '.join(_known())}.",
             next="Check the GPU's compute capability (`nvidia-smi --query-gpu=compute_cap --format=csv`).",
         )
+    if suffix and suffix not in compatibility().architectures[base].suffixes:
+        having = [known for known in _known() if suffix in compatibility().architectures[known].suffixes]
+        raise ArchError(
+            f"There is no GPU architecture {base}{suffix} (from {text!r}).",
+            why=f"nvcc knows the suffix {suffix} with {', '.join(having)} only.",
+            next=f"Give {base}.",
+        )
     return base + suffix
 
 
@@ -63,12 +70,16 @@ def parse_archs(texts: Iterable[str], environ: Mapping[str, str]) -> tuple[str, 
     found: set[str] = set()
     for text in texts:
         found.update(native_archs(environ) if text.strip().lower() == "native" else [parse_arch(text)])
-    for arch in found:
-        if arch[-1] in "af" and arch[:-1] in found:
+    for arch in sorted(found):
+        others = [
+            other for other in sorted(found) if other != arch and other.rstrip("af") == arch.rstrip("af")
+        ]
+        if others:
             raise ArchError(
-                f"{arch[:-1]} and {arch} exclude each other.",
-                why="CMake keeps only one of a base architecture and its own suffixed form, without a word.",
-                next=f"Give only {arch} (for that GPU family alone) or only {arch[:-1]}.",
+                f"{arch} and {others[0]} exclude each other.",
+                why="CMake keeps only one form of an architecture, with or without a suffix, and drops the other "
+                "without a word.",
+                next=f"Give only {arch} or only {others[0]}.",
             )
     return tuple(sorted(found, key=_order))
 

@@ -21,6 +21,8 @@ class Architecture(Model):
     nvcc: str
     nvcc_family: str = Field("", alias="nvcc-family")
     """The specifier for the suffix ``f``, where it differs."""
+    suffixes: str = ""
+    """The letters with which nvcc knows it: ``a``, ``af`` or none."""
 
 
 class TorchBuilds(Model):

@@ -28,6 +28,8 @@ class Supported:
     archs: tuple[str, ...]
     loose: bool
     """A later architecture is served by the code of an earlier one with the same major version."""
+    families: bool = True
+    """The release's CMake keeps the suffix f; many take only the number and perhaps an a out of nvcc's flags."""
 
     def kept_as(self, arch: str) -> str | None:
         """What CMake makes of an asked architecture: itself, an earlier one, or None where it is dropped.
@@ -36,6 +38,8 @@ class Supported:
         supported one that is not above it, with the same major version. Trees from before 0.6.3 keep only
         what stands in the list literally.
         """
+        if arch.endswith("f") and not self.families:
+            return None
         if not self.loose:
             return arch if arch in self.archs else None
         base = arch.rstrip("af")
@@ -76,8 +80,18 @@ def supported_archs(folder: Path, nvcc: str) -> Supported | None:
         # The branches of one `if` stand in order, so the first one that holds is the one that is taken.
         if all(holds):
             words = [word for value in command.values[1:] for word in value.split(";")]
-            return Supported(tuple(w for w in words if re.fullmatch(r"\d+\.\d[af]?", w)), loose)
+            archs = tuple(w for w in words if re.fullmatch(r"\d+\.\d[af]?", w))
+            return Supported(archs, loose, _keeps_families(folder))
     return None
+
+
+def _keeps_families(folder: Path) -> bool:
+    """Whether the release's CMake reads ``100f`` out of nvcc's flags (extract_unique_cuda_archs_ascending)."""
+    try:
+        text = (folder / "cmake" / "utils.cmake").read_text("utf-8", "replace")
+    except OSError:
+        return True
+    return r"compute_\([0-9]+a?\)" not in text
 
 
 def guarded_extensions(folder: Path) -> dict[str, tuple[str, ...]]:

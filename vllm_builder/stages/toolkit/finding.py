@@ -13,6 +13,19 @@ from vllm_builder.stages.compile.toolchain import compiler_identity
 from vllm_builder.stages.toolkit.model import Candidate
 
 _NAMING = ("CUDA_HOME", "CUDA_PATH")
+_HEADERS = ("cuda.h", "cuda_runtime.h", "cublas_v2.h", "cusparse.h", "cusolverDn.h", "nvrtc.h")
+"""cuBLAS, cuSPARSE and cuSOLVER: torch's own ATen/cuda/CUDAContext.h includes them."""
+_LIBRARIES = ("libcudart.so", "libnvrtc.so")
+"""With the driver's libcuda, what torch's and vLLM's CMake code asks FindCUDAToolkit for."""
+_DRIVER = tuple(
+    Path(folder)
+    for folder in (
+        "/usr/lib/x86_64-linux-gnu",
+        "/usr/lib/aarch64-linux-gnu",
+        "/usr/lib64",
+        "/usr/lib/wsl/lib",
+    )
+)
 _PROGRAMS = ("cicc", "cudafe++", "ptxas", "fatbinary")
 _USUAL = ("usr/local/cuda", "usr/local/cuda-*", "usr/lib/cuda", "usr/lib/nvidia-cuda-toolkit", "opt/cuda")
 
@@ -107,11 +120,11 @@ def missing_parts(home: Path) -> tuple[str, ...]:
     lacking = []
     if not (home / "bin" / "nvcc").exists():
         lacking.append("bin/nvcc")
-    for header in ("cuda.h", "cuda_runtime.h"):
-        if not any((folder / header).is_file() for folder in includes):
-            lacking.append(header)
-    if not any((folder / "libcudart.so").exists() for folder in libraries):
-        lacking.append("libcudart.so")
+    lacking += [name for name in _HEADERS if not any((folder / name).is_file() for folder in includes)]
+    lacking += [name for name in _LIBRARIES if not any((folder / name).exists() for folder in libraries)]
+    stubs = [folder / "stubs" for folder in libraries]
+    if not any((folder / "libcuda.so").exists() for folder in (*stubs, *libraries, *_DRIVER)):
+        lacking.append("libcuda.so")
     return tuple(lacking)
 
 
