@@ -5,7 +5,7 @@ missing compiler from a missing release. Each error carries three sentences: *wh
 and what to type *next*. The command line prints them; nothing else in the package prints.
 
 The tens digit of a code follows the pipeline: 1x settings and plan, 2x source, 3x patch, 4x environment,
-5x compile, 6x store, 7x the machine.
+5x compile, 6x store, 7x the machine, 8x what a finished wheel is found to be.
 """
 
 from __future__ import annotations
@@ -236,6 +236,31 @@ class IsolationRefused(BuilderError):
     """``--isolate`` was asked for, and the kernel does not allow a build without any network."""
 
     exit_code = 73
+
+
+# 8x: proof --------------------------------------------------------------------------------------
+class WheelError(BuilderError):
+    """A wheel cannot be read: truncated, encrypted, hostile, or no wheel at all."""
+
+    exit_code = 80
+
+
+class VerifyFailed(BuilderError):
+    """A wheel is not what was asked for; ``details`` names each finding."""
+
+    exit_code = 81
+
+
+class VerifyWarned(BuilderError):
+    """With ``--strict``: the wheel does what was asked for, with warnings."""
+
+    exit_code = 82
+
+
+class SmokeFailed(BuilderError):
+    """A wheel that could be installed does not import, compute or serve."""
+
+    exit_code = 83
 
 
 class InternalError(BuilderError):
