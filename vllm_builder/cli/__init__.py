@@ -44,7 +44,8 @@ def _run(arguments: list[str] | None) -> int:
     try:
         status = cli.main(args=arguments, prog_name="vllm-builder", standalone_mode=False)
     except click.exceptions.Abort:
-        return 130
+        # click's name for Ctrl-C.
+        raise KeyboardInterrupt from None
     except click.ClickException as error:
         error.show()
         return error.exit_code

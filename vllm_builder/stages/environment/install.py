@@ -13,7 +13,7 @@ from vllm_builder.events import Emit, Note, ignore
 from vllm_builder.fs import make_dir, os_errors, remove_tree, write_atomic
 from vllm_builder.model import digest
 from vllm_builder.stages.environment.model import Environment, EnvironmentSpec
-from vllm_builder.stages.environment.whole import damage, installed, read_ready, write_ready
+from vllm_builder.stages.environment.whole import damage, installed, other_content, read_ready, write_ready
 
 _OVERLAY = "_vllm_builder_overlay.pth"
 
@@ -76,12 +76,53 @@ def prepare(
             )
         remove_tree(root)
         packages = _install(spec, root, environ, offline, emit)
+        packages = _without_damage(spec, root, environ, offline, packages, emit)
         write_ready(root, packages)
     return environment.model_copy(update={"packages": packages})
 
 
+def _without_damage(
+    spec: EnvironmentSpec,
+    root: Path,
+    environ: Mapping[str, str],
+    offline: bool,
+    packages: dict[str, str],
+    emit: Emit,
+) -> dict[str, str]:
+    """uv links files out of its cache without looking at them: what was damaged there is fetched again."""
+    with os_errors(f"reading {root}"):
+        found = sorted(other_content(root))
+    if found:
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        emit(
+            Note(
+                stage="environment",
+                message=f"Damaged in the package cache: {', '.join(found[:3])}{more}; installing without it.",
+                level="warning",
+            )
+        )
+        remove_tree(root)
+        packages = _install(spec, root, environ, offline, emit, cached=False)
+        with os_errors(f"reading {root}"):
+            found = sorted(other_content(root))
+    if found:
+        raise InstallError(
+            f"{len(found)} files of the build environment are not what their packages say.",
+            why="Their hashes differ from the packages' own RECORD files, also when installed past the cache.",
+            next="Look at the index or folder that serves these packages, and at the disk.",
+            details=found[:20],
+        )
+    return packages
+
+
 def _install(
-    spec: EnvironmentSpec, root: Path, environ: Mapping[str, str], offline: bool, emit: Emit
+    spec: EnvironmentSpec,
+    root: Path,
+    environ: Mapping[str, str],
+    offline: bool,
+    emit: Emit,
+    *,
+    cached: bool = True,
 ) -> dict[str, str]:
     from vllm_builder.stages.environment.uv import run_uv
 
@@ -103,6 +144,8 @@ def _install(
     command = ["pip", "install", "--python", str(python), "--no-deps", "-r", "-"]
     if spec.torch_backend:
         command += ["--torch-backend", spec.torch_backend]
+    if not cached:
+        command += ["--no-cache"]
     done = run_uv(
         command, environ=environ, indexes=spec.indexes, offline=offline, stdin="\n".join(spec.lock) + "\n"
     )
