@@ -15,6 +15,7 @@ _LAZY = {
     "patch": ("vllm_builder.cli.patch", "patch"),
     "vendor": ("vllm_builder.cli.vendor", "vendor"),
     "bundle": ("vllm_builder.cli.bundle", "bundle"),
+    "smoke": ("vllm_builder.cli.smoke", "smoke"),
     "cache": ("vllm_builder.cli.cache", "cache"),
     "recipes": ("vllm_builder.cli.data", "recipes"),
     "patches": ("vllm_builder.cli.data", "patches"),
