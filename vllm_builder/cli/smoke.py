@@ -56,7 +56,7 @@ def smoke(
 ) -> None:
     """Install WHEEL in a fresh environment, import its extensions, compute and serve."""
     from vllm_builder.errors import BuilderError
-    from vllm_builder.settings.model import Settings
+    from vllm_builder.settings.layers import gather
     from vllm_builder.stages.plan.steps import default_cache
     from vllm_builder.stages.smoke import SmokeOptions, require
     from vllm_builder.stages.smoke import smoke as run
@@ -66,11 +66,12 @@ def smoke(
     }
     options = SmokeOptions(
         wheel=wheel, serve=serve, full=full, python=python, torch=torch, keep=keep, port=port, offline=offline,
-        **limits,  # type: ignore[arg-type]  # their types are the model's to check
+        **limits,
     )  # fmt: skip
-    cache = default_cache(Settings(version="", cache_dir=cache_dir))
+    environ = dict(os.environ)
+    cache = default_cache(gather({"cache_dir": cache_dir}, environ).resolve().settings)
     emit = screen.listener(verbose=verbose, quiet=quiet)
-    report = run(options, cache, environ=dict(os.environ), emit=emit)
+    report = run(options, cache, environ=environ, emit=emit)
     screen.finish()
     if not json_:
         _show(report)

@@ -112,7 +112,7 @@ def _become_subreaper() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    living = session_members
+    living: Callable[[int], list[int]] = session_members
     if arguments[0] == "--tree":
         arguments, living = arguments[1:], descendants
     grace, command = float(arguments[0]), arguments[1:]

@@ -132,7 +132,9 @@ def _links_torch(data: bytes) -> bool:
         dynamic = ELFFile(BytesIO(data)).get_section_by_name(".dynamic")
         if not isinstance(dynamic, DynamicSection):
             return False
-        return any(_TORCH_LIBRARY.match(tag.needed) for tag in dynamic.iter_tags("DT_NEEDED"))
+        return any(
+            _TORCH_LIBRARY.match(str(getattr(tag, "needed", ""))) for tag in dynamic.iter_tags("DT_NEEDED")
+        )
     except ELFError:
         # Importing it will say what it is.
         return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from vllm_builder.cache import Cache
@@ -15,7 +15,6 @@ from vllm_builder.fs import make_dir, os_errors, sha256_file
 from vllm_builder.indexes import Indexes, read_indexes
 from vllm_builder.memo import Memo
 from vllm_builder.stages.environment.interpreter import find_interpreter
-from vllm_builder.stages.environment.model import Interpreter
 from vllm_builder.stages.smoke.computing import try_ops
 from vllm_builder.stages.smoke.contents import Contents, read_contents
 from vllm_builder.stages.smoke.install import install, wanted_torch
@@ -212,7 +211,7 @@ def _note(trial: Trial) -> Note:
     return Note(
         stage="smoke",
         message=f"{trial.name}: {trial.outcome}{seconds}: {trial.detail}",
-        level="warning" if trial.outcome == "failed" else "info",
+        level="warning" if trial.outcome == "failed" else "debug",
     )
 
 

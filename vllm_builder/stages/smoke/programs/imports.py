@@ -9,6 +9,7 @@ libraries that extensions are linked to, which is what vLLM's own Python code do
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import importlib.machinery
@@ -43,10 +44,8 @@ def _package(name: str) -> dict[str, Any]:
 
     module = importlib.import_module(name)
     version = str(getattr(module, "__version__", ""))
-    try:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         version = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        pass
     return {"how": "package", "file": str(module.__file__), "version": version}
 
 
