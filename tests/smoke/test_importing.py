@@ -57,7 +57,7 @@ def test_one_that_crashes_does_not_keep_the_others_from_being_tried(place: Place
                 "vllm/_d.abi3.so": compiled(
                     tmp_path,
                     "_d",
-                    before="#include <stdlib.h>\n#include <stdio.h>",
+                    before="#include <stdio.h>\n#include <stdlib.h>",
                     inside='puts("why"); fflush(stdout); abort();',
                 ),
                 "vllm/_e.abi3.so": b"no library at all",

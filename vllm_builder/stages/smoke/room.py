@@ -17,6 +17,9 @@ from vllm_builder.errors import SettingsError
 from vllm_builder.fs import make_dir, os_errors
 
 _LOCK = "in-use"
+_PREFIX = "vb-"
+_SCRATCH = "scratch"
+"""File that names the folder which lies elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,7 @@ def _claim(folder: Path) -> tuple[Path, FileLock]:
             with contextlib.suppress(Timeout, OSError):
                 left = FileLock(old / _LOCK)
                 with left.acquire(timeout=0):
+                    _remove_scratch(old)
                     _remove(old)
         root = folder / f"room-{os.getpid()}-{secrets.token_hex(4)}"
         root.mkdir()
@@ -87,14 +91,22 @@ def _claim(folder: Path) -> tuple[Path, FileLock]:
 
 @contextlib.contextmanager
 def _furnished(root: Path) -> Iterator[Room]:
-    scratch = Path(tempfile.mkdtemp(prefix="vb-"))
+    scratch = Path(tempfile.mkdtemp(prefix=_PREFIX))
     try:
+        (root / _SCRATCH).write_text(str(scratch))
         made = Room(root, scratch)
         for path in (made.work, made.logs):
             path.mkdir()
         yield made
     finally:
         _remove(scratch)
+
+
+def _remove_scratch(room: Path) -> None:
+    with contextlib.suppress(OSError):
+        scratch = Path((room / _SCRATCH).read_text())
+        if scratch.is_absolute() and scratch.name.startswith(_PREFIX):
+            _remove(scratch)
 
 
 def _remove(path: Path) -> None:
