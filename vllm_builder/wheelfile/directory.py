@@ -21,7 +21,16 @@ MAX_DIRECTORY: Final = 64 << 20
 
 STORED: Final = 0
 DEFLATED: Final = 8
-_METHODS = {1: "shrink", 6: "implode", 9: "deflate64", 12: "bzip2", 14: "LZMA", 93: "zstd", 95: "xz", 98: "PPMd"}
+_METHODS = {
+    1: "shrink",
+    6: "implode",
+    9: "deflate64",
+    12: "bzip2",
+    14: "LZMA",
+    93: "zstd",
+    95: "xz",
+    98: "PPMd",
+}
 
 _END = struct.Struct("<4s4H2LH")
 _LOCATOR = struct.Struct("<4sLQL")
@@ -150,7 +159,9 @@ def _end(source: Source, name: str) -> tuple[int, int, int, int, bytes]:
     elif most and count != _MOST16:  # 65,535 members are possible without
         raise WheelError(f"{name} is damaged: its zip64 end record is missing.")
     if disk or first or here != count:
-        raise WheelError(f"{name} is one part of a zip file in several parts.", next="Get the wheel in one file.")
+        raise WheelError(
+            f"{name} is one part of a zip file in several parts.", next="Get the wheel in one file."
+        )
     return start, count, size, offset, comment
 
 
@@ -206,14 +217,20 @@ def _member(data: bytes, at: int, file: str, end: int) -> tuple[Member, int]:
     extras = split_extra(data[at + name_length : at + name_length + extra_length], f"{file}: {name}")
     if 0x7075 in extras:
         raise WheelError(f"{file}: {name} has a second name, which only some programs use.")
-    size, compressed, offset, disk = _zip64(extras.get(1), (size, compressed, offset, disk), f"{file}: {name}")
+    size, compressed, offset, disk = _zip64(
+        extras.get(1), (size, compressed, offset, disk), f"{file}: {name}"
+    )
     if disk:
         raise WheelError(f"{file}: {name} lies in another part of a zip file in several parts.")
     _usable(file, name, flags, method, attributes >> 16)
     if method == STORED and size != compressed:
-        raise WheelError(f"{file}: {name} is stored as it is, with two sizes ({compressed} and {size} bytes).")
+        raise WheelError(
+            f"{file}: {name} is stored as it is, with two sizes ({compressed} and {size} bytes)."
+        )
     if offset + 30 + name_length + compressed > end:
-        raise WheelError(f"{file}: {name} reaches beyond the end of the members.", next="Copy or download it again.")
+        raise WheelError(
+            f"{file}: {name} reaches beyond the end of the members.", next="Copy or download it again."
+        )
     stamp = (1980 + (date >> 9), date >> 5 & 15, date & 31, time >> 11, time >> 5 & 63, (time & 31) * 2)
     mode = attributes >> 16
     return Member(name, size, compressed, crc, method, mode, offset, flags, stamp, system, raw), stop
@@ -284,7 +301,7 @@ def _zip64(extra: bytes | None, values: tuple[int, int, int, int], where: str) -
         if value == limit and extra is not None:
             if at + struct.calcsize(layout) > len(extra):
                 raise WheelError(f"{where} has a damaged zip64 field.")
-            (value,) = struct.unpack_from(layout, extra, at)  # noqa: PLW2901
+            (value,) = struct.unpack_from(layout, extra, at)
             at += struct.calcsize(layout)
         found.append(value)
     return found[0], found[1], found[2], found[3]

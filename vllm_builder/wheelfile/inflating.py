@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
-from isal import isal_zlib
+from isal import igzip_lib, isal_zlib
 
 from vllm_builder.errors import WheelError
 from vllm_builder.fs import os_errors
@@ -66,14 +66,16 @@ def _inflated(packed: Iterator[bytes], where: str) -> Iterator[bytes]:
                 chunk = inflater.decompress(inflater.unconsumed_tail, _OUT) if not inflater.eof else b""
             if inflater.eof:
                 break
-    except (isal_zlib.error, ValueError) as error:
+    except (igzip_lib.IsalError, ValueError) as error:
         raise WheelError(
             f"{where} is damaged: it cannot be inflated.",
             why=str(error),
             next="Copy or download the wheel again.",
         ) from error
     if not inflater.eof:
-        raise WheelError(f"{where} is damaged: its data ends too early.", next="Copy or download the wheel again.")
+        raise WheelError(
+            f"{where} is damaged: its data ends too early.", next="Copy or download the wheel again."
+        )
     if inflater.unused_data or any(True for _ in packed):
         raise WheelError(f"{where} has bytes after the end of its data.")
 

@@ -125,7 +125,9 @@ def data_offset(source: Source, member: Member, file: str) -> int:
     head = source.read_at(member.offset, _LOCAL.size + len(member.raw_name))
     magic, _, flags, method, _, _, crc, compressed, size, name_length, extra_length = _LOCAL.unpack_from(head)
     if magic != b"PK\x03\x04":
-        raise WheelError(f"{where} is not where the directory says.", next="Copy or download the wheel again.")
+        raise WheelError(
+            f"{where} is not where the directory says.", next="Copy or download the wheel again."
+        )
     if (
         name_length != len(member.raw_name)
         or head[_LOCAL.size :] != member.raw_name
@@ -141,14 +143,14 @@ def data_offset(source: Source, member: Member, file: str) -> int:
     for_sizes = []
     for value in (size, compressed):  # in this order in the extra field
         if value == _MOST32 and len(big) >= 8:
-            value, big = int.from_bytes(big[:8], "little"), big[8:]  # noqa: PLW2901
+            value, big = int.from_bytes(big[:8], "little"), big[8:]
         for_sizes.append(value)
     told = (crc, *for_sizes)
     true = (member.crc, member.size, member.compressed)
     # With a descriptor they stand behind the data, and are 0 here.
     if told != true and not (member.has_descriptor and not any(told)):
         raise _disagree(where, "sizes or checksum")
-    return start + extra_length
+    return start + int(extra_length)
 
 
 def _descriptor(source: Source, member: Member, at: int, end: int, file: str) -> int:
@@ -156,9 +158,11 @@ def _descriptor(source: Source, member: Member, at: int, end: int, file: str) ->
     data = source.read_at(at, min(24, max(0, end - at)))
     for mark in (b"PK\x07\x08", b""):
         for layout in ("<LLL", "<LQQ"):
-            wanted = mark + struct.pack(layout, member.crc, member.compressed, member.size) if _fits(
-                member, layout
-            ) else None
+            wanted = (
+                mark + struct.pack(layout, member.crc, member.compressed, member.size)
+                if _fits(member, layout)
+                else None
+            )
             if wanted and data.startswith(wanted):
                 return len(wanted)
     raise _disagree(f"{file}: {member.name}", "sizes or checksum")

@@ -74,7 +74,8 @@ def parse_metadata(data: bytes, where: str) -> Metadata:
 
     if not single("name") or not single("version"):
         raise WheelError(
-            f"{where} has no {'Version' if single('name') else 'Name'}.", why="No installer takes such a wheel."
+            f"{where} has no {'Version' if single('name') else 'Name'}.",
+            why="No installer takes such a wheel.",
         )
     return Metadata(
         name=single("name"),
@@ -105,7 +106,8 @@ def parse_wheel_fields(data: bytes, where: str) -> WheelFields:
     version = single("Wheel-Version")
     if not version.startswith("1."):
         raise WheelError(
-            f"{where} has the format {version[:40]!r}.", why="Installers know the wheel format 1.0 and its successors 1.x."
+            f"{where} has the format {version[:40]!r}.",
+            why="Installers know the wheel format 1.0 and its successors 1.x.",
         )
     tags = all_of("Tag")
     if not tags or any(tag.count("-") != 2 or not all(tag.split("-")) for tag in tags):

@@ -65,7 +65,7 @@ def check_record(
     wanted = [(member, entry) for member, entry in wanted if member.name not in exempt]
     wanted.sort(key=lambda pair: -pair[0].size)
     with ThreadPoolExecutor(threads) as pool:
-        for found in pool.map(lambda pair: _compare(*pair, read), wanted, chunksize=1):
+        for found in pool.map(lambda pair: _compare(pair[0], pair[1], read), wanted):
             problems += found
     problems.sort(key=lambda p: p.member)
     return problems[:MOST]
@@ -125,7 +125,10 @@ def _compare(
         return [*found, problem("no-hash", "has no hash in RECORD")]
     name = entry.hash_.name.lower()
     if name not in _STRONG:
-        return [*found, problem("weak-hash", f"has a hash of the kind {name[:40]!r} in RECORD, which the format forbids")]
+        return [
+            *found,
+            problem("weak-hash", f"has a hash of the kind {name[:40]!r} in RECORD, which the format forbids"),
+        ]
     digest = hashlib.new(name)
     try:
         for chunk in read(member):

@@ -6,6 +6,7 @@ instead of the very bytes that were asked for, the file is then downloaded whole
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 import threading
@@ -39,7 +40,7 @@ class Changed(WheelError):
     """The file became another one while it was read. It has been downloaded whole by then."""
 
 
-class _NoRanges(Exception):  # noqa: N818
+class _NoRanges(Exception):
     """The server does not do ranges, or not rightly."""
 
 
@@ -79,7 +80,9 @@ class RemoteFile:
         self._within(offset, length)
         while self._whole is None:
             try:
-                return self._fetch(offset, length) if length > 2 * BLOCK else self._from_blocks(offset, length)
+                return (
+                    self._fetch(offset, length) if length > 2 * BLOCK else self._from_blocks(offset, length)
+                )
             except _NoRanges as reason:
                 self._download(str(reason))
         return self._whole.read_at(offset, length)
@@ -139,7 +142,7 @@ class RemoteFile:
 
     def _answer(self, offset: int, length: int) -> Iterator[bytes]:
         """The bytes of one range, in chunks; asked for again from where a connection broke."""
-        attempt = 0
+        attempt = broken = 0
         while length > 0:
             attempt += 1
             try:
@@ -151,9 +154,10 @@ class RemoteFile:
                 if length and self.size <= offset:  # only the very first range may ask for more than there is
                     return
             except _BROKEN as error:
-                if attempt >= ATTEMPTS:
+                broken += 1
+                if attempt >= ATTEMPTS or broken >= 8 * ATTEMPTS:
                     raise self._unreachable(error) from error
-                time.sleep(http_module.BACKOFF * 2 ** (attempt - 1) if attempt else 0)
+                time.sleep(http_module.BACKOFF * 2**attempt)
 
     def _once(self, offset: int, length: int) -> Iterator[bytes]:
         headers = {"Accept-Encoding": "identity", "Range": f"bytes={offset}-{offset + length - 1}"}
@@ -207,8 +211,6 @@ class RemoteFile:
                 file = tempfile.TemporaryFile(prefix="vllm-builder-")  # noqa: SIM115
             with file:
                 validator = self._download_into(file)
-                import os
-
                 with os_errors(f"downloading {self._name}"):
                     file.flush()
                     whole = LocalFile(os.dup(file.fileno()), self._name)

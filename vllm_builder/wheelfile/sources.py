@@ -18,8 +18,10 @@ class Source(Protocol):
 
     size: int
     """In bytes."""
-    cheap: bool
-    """Small reads all over the file cost nothing; False where each may be a request."""
+
+    @property
+    def cheap(self) -> bool:
+        """Small reads all over the file cost nothing; False where each may be a request."""
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Exactly ``length`` bytes.
@@ -41,7 +43,7 @@ class Source(Protocol):
 class LocalFile:
     """A file on disk. Not mapped: a mapped file that somebody shortens would end the process."""
 
-    cheap = True
+    cheap: Final = True
 
     def __init__(self, descriptor: int, name: str) -> None:
         """Takes the descriptor over. ``name`` is for messages."""
@@ -94,7 +96,11 @@ def open_local(path: Path) -> LocalFile:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        near = "Check the path." if isinstance(error, FileNotFoundError) else "Check the path and its permissions."
+        near = (
+            "Check the path."
+            if isinstance(error, FileNotFoundError)
+            else "Check the path and its permissions."
+        )
         raise WheelError(f"{path} cannot be opened.", why=f"{reason}.", next=near) from error
     import stat
 

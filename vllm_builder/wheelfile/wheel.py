@@ -114,7 +114,9 @@ class Wheel:
         Raises:
             WheelError
         """
-        return parse_wheel_fields(self.read(f"{self.dist_info}/WHEEL", limit=1 << 20), f"{self.filename}: WHEEL")
+        return parse_wheel_fields(
+            self.read(f"{self.dist_info}/WHEEL", limit=1 << 20), f"{self.filename}: WHEEL"
+        )
 
     @property
     def wheel_tags(self) -> tuple[str, ...]:
@@ -260,7 +262,9 @@ def _parsed(filename: str) -> tuple[NormalizedName, Version, tuple[object, ...],
 
 
 def _dist_info(members: dict[str, Member], name: NormalizedName, version: Version, file: str) -> str:
-    folders = sorted({top for top, slash, _ in (m.partition("/") for m in members) if slash and top.endswith(".dist-info")})
+    folders = sorted(
+        {top for top, slash, _ in (m.partition("/") for m in members) if slash and top.endswith(".dist-info")}
+    )
     if len(folders) != 1:
         raise WheelError(
             f"{file} has {'no' if not folders else len(folders)} .dist-info folder{'s' if folders else ''}"
@@ -282,5 +286,7 @@ def _dist_info(members: dict[str, Member], name: NormalizedName, version: Versio
         )
     for wanted in ("METADATA", "WHEEL", "RECORD"):
         if f"{folder}/{wanted}" not in members:
-            raise WheelError(f"{file} has no {wanted} in {folder}.", why="Without it no installer takes the wheel.")
+            raise WheelError(
+                f"{file} has no {wanted} in {folder}.", why="Without it no installer takes the wheel."
+            )
     return folder
