@@ -122,7 +122,9 @@ def _modules(modules: tuple[Module, ...]) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold")
-    for title in ("library", "size", "SASS arch:units", "PTX arch:units (ISA)", "CUDA", "abi3", "torch"):
+    longest = min(32, max(len(_short(module)) for module in modules))
+    table.add_column("library", overflow="fold", min_width=longest)
+    for title in ("size", "SASS arch:units", "PTX arch:units (ISA)", "CUDA", "abi3", "torch"):
         narrow = title in {"size", "CUDA", "abi3", "torch"}
         table.add_column(
             title, justify="right" if title == "size" else "left", overflow="fold", no_wrap=narrow
