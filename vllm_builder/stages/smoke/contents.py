@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import email.parser
 import re
-import zipfile
-import zlib
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.utils import canonicalize_name
 
+from vllm_builder.binary import read_library
 from vllm_builder.errors import WheelError
-from vllm_builder.wheelfile.record import BUILD_RECORD, BuildRecord, parse_build_record
+from vllm_builder.wheelfile import Wheel, open_wheel
+from vllm_builder.wheelfile.record import BuildRecord
 
 _EXTENSION = re.compile(
     r"(?P<stem>[A-Za-z_]\w*)(?:\.(?P<abi>abi3|cpython-(?P<python>\d+)[a-z]?(?:-[\w-]+)?))?\.so"
@@ -48,7 +46,7 @@ class Contents:
     torch: Requirement | None
     """What the metadata says of torch."""
     links_torch: bool
-    """Whether an extension is linked to torch's libraries."""
+    """Whether torch is needed: an extension is linked to its libraries, or record or metadata say so."""
     record: BuildRecord | None
 
 
@@ -58,58 +56,25 @@ def read_contents(path: Path) -> Contents:
     Raises:
         WheelError: it does not exist, or cannot be read.
     """
-    try:
-        name, version, _, tags = parse_wheel_filename(path.name)
-    except InvalidWheelFilename as error:
-        raise WheelError(
-            f"{path.name} is not the name of a wheel.",
-            why=str(error),
-            next="Give the wheel's file, under the name that it was built with.",
-        ) from None
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            extensions = tuple(filter(None, map(_extension, names)))
-            metadata = email.parser.BytesParser().parsebytes(archive.read(_info(names, "METADATA")))
-            record = _info(names, BUILD_RECORD, must=False)
-            return Contents(
-                path=path,
-                name=canonicalize_name(name),
-                version=str(version),
-                python=_python(metadata.get("Requires-Python"), {(t.interpreter, t.abi) for t in tags}),
-                extensions=extensions,
-                packages=tuple(
-                    sorted(n.split("/")[0] for n in names if re.fullmatch(r"[A-Za-z_]\w*/__init__\.py", n))
-                ),
-                torch=_torch(metadata.get_all("Requires-Dist", [])),
-                links_torch=any(_links_torch(archive.read(e.member)) for e in extensions),
-                record=parse_build_record(archive.read(record)) if record else None,
-            )
-    except FileNotFoundError:
-        raise WheelError(
-            f"There is no wheel {path}.", next="Give the path of the wheel; `build` prints it."
-        ) from None
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        zipfile.BadZipFile,
-        zlib.error,
-        NotImplementedError,
-        RuntimeError,
-    ) as error:
-        raise WheelError(
-            f"{path.name} cannot be read as a wheel.",
-            why=str(error),
-            next="`vllm-builder inspect` says more; build or download it again.",
-        ) from None
-
-
-def _info(names: list[str], file: str, *, must: bool = True) -> str:
-    found = [n for n in names if re.fullmatch(rf"[^/]+\.dist-info/{re.escape(file)}", n)]
-    if not found and must:
-        raise KeyError(f"there is no {file} in it")
-    return found[0] if found else ""
+    with open_wheel(path) as wheel:
+        extensions = tuple(filter(None, map(_extension, wheel.members)))
+        torch, record = _torch(wheel.metadata.requires_dist), wheel.build_record
+        known = torch is not None or (record is not None and bool(record.torch))
+        return Contents(
+            path=path,
+            name=wheel.name,
+            version=str(wheel.version),
+            python=_python(wheel.metadata.requires_python, {(t.interpreter, t.abi) for t in wheel.tags}),
+            extensions=extensions,
+            packages=tuple(
+                sorted(
+                    n.split("/")[0] for n in wheel.members if re.fullmatch(r"[A-Za-z_]\w*/__init__\.py", n)
+                )
+            ),
+            torch=torch,
+            links_torch=known or any(_links_torch(wheel, e.member) for e in extensions),
+            record=record,
+        )
 
 
 def _extension(member: str) -> Extension | None:
@@ -123,24 +88,16 @@ def _extension(member: str) -> Extension | None:
     )
 
 
-def _links_torch(data: bytes) -> bool:
-    from elftools.common.exceptions import ELFError
-    from elftools.elf.dynamic import DynamicSection
-    from elftools.elf.elffile import ELFFile
-
-    try:
-        dynamic = ELFFile(BytesIO(data)).get_section_by_name(".dynamic")
-        if not isinstance(dynamic, DynamicSection):
+def _links_torch(wheel: Wheel, member: str) -> bool:
+    with wheel.mapped(member) as data:
+        try:
+            return any(map(_TORCH_LIBRARY.match, read_library(data, name=member).needed))
+        except WheelError:
+            # Importing it will say what it is.
             return False
-        return any(
-            _TORCH_LIBRARY.match(str(getattr(tag, "needed", ""))) for tag in dynamic.iter_tags("DT_NEEDED")
-        )
-    except ELFError:
-        # Importing it will say what it is.
-        return False
 
 
-def _torch(requires: list[str]) -> Requirement | None:
+def _torch(requires: tuple[str, ...]) -> Requirement | None:
     for line in requires:
         try:
             requirement = Requirement(line)
@@ -154,10 +111,10 @@ def _torch(requires: list[str]) -> Requirement | None:
     return None
 
 
-def _python(required: str | None, tags: set[tuple[str, str]]) -> SpecifierSet:
+def _python(required: str, tags: set[tuple[str, str]]) -> SpecifierSet:
     """For example ``>=3.10,<3.14,>=3.8`` of a cp38-abi3 wheel."""
     try:
-        found = SpecifierSet(required or "")
+        found = SpecifierSet(required)
     except InvalidSpecifier:
         found = SpecifierSet("")
     wanted = set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+from vllm_builder.architectures import Answer as Answer
 from vllm_builder.binary.model import Library
 from vllm_builder.model import Model
 from vllm_builder.wheelfile.record import BuildRecord
@@ -12,9 +13,6 @@ from vllm_builder.wheelfile.record import BuildRecord
 Severity = Literal["error", "warning", "info"]
 """``error``: the wheel does not do what was asked for. ``warning``: it works, worse than was asked for or only in
 part. ``info``: worth knowing; also what could not be checked."""
-
-Answer = Literal["native", "jit", "dead"]
-"""How GPU code answers a GPU: with binary code, by compiling its PTX when it is first used, or not at all."""
 
 
 class MemberSize(Model):
@@ -115,19 +113,24 @@ class Report(Model):
 
 
 class Difference(Model):
-    """One thing that two wheels do not have in common."""
+    """One thing that two wheels do not have in common. A side that lacks it is empty."""
 
     kind: str
-    """``member``, ``requirement``, ``arch``, ``symbol``, ``tag``, ``record``, ``size``, ``order``, ``timestamp``, ..."""
+    """``name``, ``version``, ``tag``, ``requirement``, ``metadata``, ``record`` (the build record), ``floor``,
+    ``member`` (content, or there at all), ``mode``; of a library ``arch``, ``cuda``, ``torch``, ``needed``, ``rpath``,
+    ``import``, ``export``, ``section``; ``size`` by kind; ``method``, ``timestamp``, ``order``, ``container``."""
     where: str
+    """Member, field or section. Folder names of ``.dist-info`` are left out: ``.dist-info/METADATA``."""
     a: str = ""
     b: str = ""
 
 
 class Comparison(Model):
-    """``identical``: the two files have the same bytes."""
+    """``identical``: the two files have the same bytes. ``same_content``: unpacked they are the same."""
 
     a: str
     b: str
     identical: bool
+    same_content: bool
     differences: tuple[Difference, ...] = ()
+    """Most important first."""
