@@ -63,19 +63,21 @@ def test_mutated_wheels(tmp_path: Path, data: bytes) -> None:
     read_all(path)
 
 
-_LINES = """Name: demo
-Version: 1.0
-Metadata-Version: 2.1
-Tag: a-b-c
-Wheel-Version: 1.0
- more
-
-Name: =?utf-8?q?=C3?=
-Content-Type: multipart/mixed; boundary=x
-Content-Transfer-Encoding: base64
---x
-Keywords: a,b
-Project-URL: a""".split("\n")
+_LINES = [
+    "Name: demo",
+    "Version: 1.0",
+    "Metadata-Version: 2.1",
+    "Tag: a-b-c",
+    "Wheel-Version: 1.0",
+    " more",
+    "",
+    "Name: =?utf-8?q?=C3?=",
+    "Content-Type: multipart/mixed; boundary=x",
+    "Content-Transfer-Encoding: base64",
+    "--x",
+    "Keywords: a,b",
+    "Project-URL: a",
+]
 _TEXT = st.text(max_size=300) | st.lists(st.sampled_from(_LINES)).map("\n".join)
 
 
