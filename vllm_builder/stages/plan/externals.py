@@ -11,8 +11,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from vllm_builder.cache import Cache
-from vllm_builder.errors import OfflineMissing, VendorError
+from vllm_builder.errors import OfflineMissing, SettingsError, VendorError
 from vllm_builder.events import Emit, Note, ignore
+from vllm_builder.fs import sha256_file
 from vllm_builder.memo import Memo
 from vllm_builder.resources import shipped
 from vllm_builder.settings.model import Settings
@@ -196,17 +197,20 @@ def _locked(answer: object) -> LockedExternal | None:
 
 
 def folder_variables(variables: Mapping[str, str]) -> dict[str, str]:
-    """Content hashes of the folders that ``*_SRC_DIR`` variables name.
+    """Content hashes of the folders that ``*_SRC_DIR`` variables name, and of CMake's toolchain file.
 
     Their paths say nothing of what is compiled.
 
     Raises:
         VendorError: one of them is no folder.
+        SettingsError: the toolchain file cannot be read.
     """
     from vllm_builder.stages.vendor.treehash import folder_hash
 
     found = {}
     for name, value in variables.items():
+        if name == "CMAKE_TOOLCHAIN_FILE" and value:
+            found[name] = _file_hash(name, value)
         if not name.endswith("_SRC_DIR") or not value:
             continue
         folder = Path(value).expanduser()
@@ -218,3 +222,15 @@ def folder_variables(variables: Mapping[str, str]) -> dict[str, str]:
             )
         found[name] = f"tree:{folder_hash(Path(os.path.realpath(folder)))}"
     return found
+
+
+def _file_hash(name: str, value: str) -> str:
+    path = Path(value).expanduser()
+    try:
+        return f"sha256:{sha256_file(path)}"
+    except OSError as error:
+        raise SettingsError(
+            f"{name}={value} cannot be read.",
+            why=f"{error.strerror or error}.",
+            next=f"Correct {name}, or unset it.",
+        ) from error
