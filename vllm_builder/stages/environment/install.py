@@ -15,6 +15,17 @@ from vllm_builder.model import digest
 from vllm_builder.stages.environment.model import Environment, EnvironmentSpec
 from vllm_builder.stages.environment.whole import damage, installed, other_content, read_ready, write_ready
 
+_CHOOSE = frozenset(
+    {
+        "UV_CONSTRAINT",
+        "UV_OVERRIDE",
+        "UV_EXCLUDE",
+        "UV_REQUIRE_HASHES",
+        "UV_REQUIREMENTS",
+        "UV_NO_VERIFY_HASHES",
+    }
+)
+"""Variables that make uv add, refuse or replace requirements."""
 _OVERLAY = "_vllm_builder_overlay.pth"
 
 
@@ -147,7 +158,11 @@ def _install(
     if not cached:
         command += ["--no-cache"]
     done = run_uv(
-        command, environ=environ, indexes=spec.indexes, offline=offline, stdin="\n".join(spec.lock) + "\n"
+        command,
+        environ=_without_choices(environ),
+        indexes=spec.indexes,
+        offline=offline,
+        stdin="\n".join(spec.lock) + "\n",
     )
     if done.returncode:
         details = [line for line in done.stderr.splitlines() if line.strip()][-25:]
@@ -170,6 +185,11 @@ def _install(
         site = next((root / "lib").glob("python*/site-packages"))
         write_atomic(site / _OVERLAY, "".join(f"{p}\n" for p in spec.overlay))
     return installed(root)
+
+
+def _without_choices(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment without what chooses versions for uv: they counted when the lock was made."""
+    return {name: value for name, value in environ.items() if name not in _CHOOSE}
 
 
 def _not_in_cache(spec: EnvironmentSpec, python: Path, environ: Mapping[str, str]) -> list[str]:
