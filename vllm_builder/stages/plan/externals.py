@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -64,6 +65,7 @@ def plan_externals(
     if device == "empty":
         return Externals()
     found = find_externals(folder, device=device, cuda=cuda, archs=archs, variables=variables)
+    _refuse_misspelt(settings.externals, {one.name for one in found})
     wanted = [one for one in found if one.needed != "no"]
     if not wanted:
         return Externals()
@@ -99,6 +101,19 @@ def plan_externals(
         for name, one in chosen.items()
     )
     return Externals(result, patch_steps(result), told)
+
+
+def _refuse_misspelt(given: Iterable[str], known: set[str]) -> None:
+    """A name that is nearly one of the release's; one that it does not have at all may be another release's."""
+    for name in given:
+        top = name.partition("/")[0]
+        near = get_close_matches(top, known, n=1, cutoff=0.85)
+        if top not in known and near:
+            raise SettingsError(
+                f"This release has no external source {top!r} (did you mean {near[0]}?).",
+                why="Where it is to come from was given under that name, and would not be used.",
+                next=f"Correct [externals.{top}] in the settings file, or --external.",
+            )
 
 
 def find_externals(
