@@ -17,7 +17,8 @@ import stat
 import time
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
 
@@ -42,10 +43,14 @@ class Members:
             if info.is_dir():
                 continue
             if info.filename in self._old:
-                raise WheelError(f"{name} holds {info.filename} twice.", why="Which one counts is anybody's guess.")
+                raise WheelError(
+                    f"{name} holds {info.filename} twice.", why="Which one counts is anybody's guess."
+                )
             self._old[info.filename] = info
         self._new: dict[str, bytes] = {}
-        found = sorted({n.split("/")[0] for n in self._old if n.endswith(".dist-info/WHEEL") and n.count("/") == 1})
+        found = sorted(
+            {n.split("/")[0] for n in self._old if n.endswith(".dist-info/WHEEL") and n.count("/") == 1}
+        )
         if len(found) != 1:
             raise WheelError(f"{name} is no wheel: it has {len(found)} .dist-info folders with a file WHEEL.")
         self.dist_info = found[0]
@@ -70,10 +75,9 @@ class Members:
     def size(self, name: str) -> int:
         return len(self._new[name]) if name in self._new else self._old[name].file_size
 
-    def mode(self, name: str) -> int:
-        """One of two: who may execute it may do so wherever it is installed."""
+    def executable(self, name: str) -> bool:
         old = self._old.get(name)
-        return _EXECUTABLE if old is not None and (old.external_attr >> 16) & 0o111 else _PLAIN
+        return old is not None and bool((old.external_attr >> 16) & 0o111)
 
 
 def open_members(wheel: Path) -> tuple[zipfile.ZipFile, Members]:
@@ -91,18 +95,13 @@ def open_members(wheel: Path) -> tuple[zipfile.ZipFile, Members]:
             raise
 
 
-class refusing:  # noqa: N801 (reads like a function)
+@contextmanager
+def refusing(wheel: Path) -> Iterator[None]:
     """What zipfile raises for a damaged archive becomes a WheelError."""
-
-    def __init__(self, wheel: Path) -> None:
-        self._wheel = wheel
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, _BROKEN):
-            raise WheelError(f"{self._wheel.name} cannot be read.", why=str(error)) from error
+    try:
+        yield
+    except _BROKEN as error:
+        raise WheelError(f"{wheel.name} cannot be read.", why=str(error)) from error
 
 
 def write(members: Members, out: Path, *, epoch: int) -> None:
@@ -131,9 +130,11 @@ def _fill(archive: zipfile.ZipFile, members: Members, epoch: int) -> None:
     hashes: dict[str, tuple[str, int]] = {}
     names = sorted(set(members.names()) - without, key=lambda name: (_late(name, members), name))
     for name in names:
-        hashes[name] = _add(archive, name, members.open(name), members.size(name), members.mode(name), epoch)
+        hashes[name] = _add(
+            archive, name, members.open(name), members.size(name), members.executable(name), epoch
+        )
     content = _record(hashes, record)
-    _add(archive, record, io.BytesIO(content), len(content), _PLAIN, epoch)
+    _add(archive, record, io.BytesIO(content), len(content), False, epoch)
 
 
 def _late(name: str, members: Members) -> bool:
@@ -141,12 +142,12 @@ def _late(name: str, members: Members) -> bool:
 
 
 def _add(
-    archive: zipfile.ZipFile, name: str, content: IO[bytes], size: int, mode: int, epoch: int
+    archive: zipfile.ZipFile, name: str, content: IO[bytes], size: int, executable: bool, epoch: int
 ) -> tuple[str, int]:
     info = zipfile.ZipInfo(name, time.gmtime(epoch)[:6])
     info.compress_type = zipfile.ZIP_DEFLATED
     info.create_system = _UNIX
-    info.external_attr = (stat.S_IFREG | mode) << 16
+    info.external_attr = (stat.S_IFREG | (_EXECUTABLE if executable else _PLAIN)) << 16
     info.file_size = size
     digest, written = hashlib.sha256(), 0
     with content, archive.open(info, "w") as writer:

@@ -29,7 +29,9 @@ from vllm_builder.stages.source.model import SourcePin
 from vllm_builder.stages.vendor.model import Lock, LockedExternal, LockedSubmodule
 from vllm_builder.wheelfile.record import BuildRecord
 
-_GITHUB: Final = re.compile(r"(?:https?://|ssh://(?:\w+@)?|\w+@)github\.com[/:]([\w.-]+)/([\w.-]+?)(?:\.git)?/?$")
+_GITHUB: Final = re.compile(
+    r"(?:https?://|ssh://(?:\w+@)?|\w+@)github\.com[/:]([\w.-]+)/([\w.-]+?)(?:\.git)?/?$"
+)
 _REMOTE: Final = re.compile(r"(?:https?|ssh|git)://|\w+@[\w.-]+:")
 _PREFIX: Final = "vllm-builder"
 
@@ -108,9 +110,7 @@ def _patch_sets(patches: PatchSelection) -> dict[str, str]:
 def _add(bom: Bom, source: LockedExternal | LockedSubmodule, name: str, trail: str) -> Component:
     component = _external(source, name, trail)
     bom.components.add(component)
-    inner = [
-        _add(bom, one, one.path.rpartition("/")[2], f"{trail}/{one.path}") for one in source.submodules
-    ]
+    inner = [_add(bom, one, one.path.rpartition("/")[2], f"{trail}/{one.path}") for one in source.submodules]
     bom.register_dependency(component, inner)
     return component
 
@@ -131,7 +131,9 @@ def _external(source: LockedExternal | LockedSubmodule, name: str, trail: str) -
         bom_ref=f"external:{trail}@{source.commit}",
         purl=_purl(name, url, source.commit),
         pedigree=Pedigree(commits=[Commit(uid=source.commit)]),
-        external_references=[ExternalReference(type=ExternalReferenceType.VCS, url=XsUri(url))] if url else None,
+        external_references=[ExternalReference(type=ExternalReferenceType.VCS, url=XsUri(url))]
+        if url
+        else None,
         properties=_properties(facts),
     )
 

@@ -45,7 +45,18 @@ _CHANGES_OUTPUT = frozenset(
 """Settings of a recipe that take part in the digest; jobs and folders do not."""
 
 _SHOWN = frozenset(
-    {"version", "device", "arch", "recipe", "variables", "jobs", "build_type", "extensions", "isolate", "pin_torch"}
+    {
+        "version",
+        "device",
+        "arch",
+        "recipe",
+        "variables",
+        "jobs",
+        "build_type",
+        "extensions",
+        "isolate",
+        "pin_torch",
+    }
 )
 """Settings that have a line of their own in the decisions."""
 _PLACES = frozenset({"git_url", "externals", "lock_file"})
