@@ -74,7 +74,7 @@ def prepare(
                     level="debug",
                 )
             )
-            return environment.model_copy(update={"packages": ready.packages})
+            return _whole(environment, spec, ready.packages)
         if found:
             more = f" and {len(found) - 3} more" if len(found) > 3 else ""
             emit(
@@ -89,7 +89,13 @@ def prepare(
         packages = _install(spec, root, environ, offline, emit)
         packages = _without_damage(spec, root, environ, offline, packages, emit)
         write_ready(root, packages)
-    return environment.model_copy(update={"packages": packages})
+    return _whole(environment, spec, packages)
+
+
+def _whole(environment: Environment, spec: EnvironmentSpec, packages: Mapping[str, str]) -> Environment:
+    own = sorted(environment.bin.parent.glob("lib/python*/site-packages"))
+    folders = (*own, *map(Path, spec.overlay))
+    return environment.model_copy(update={"packages": dict(packages), "site_packages": folders})
 
 
 def _without_damage(
