@@ -259,7 +259,7 @@ def _build(
         steps.summary = finished.wheel.name
     with steps.stage("verify", "Verify"):
         proof = prove(finished.wheel, plan, environment, workspace, emit)
-        steps.summary = f"{len(proof["checks"])} checks"
+        steps.summary = f"{len(proof['checks'])} checks"
     record = Record(
         digest=plan.digest,
         release=plan.source.release,

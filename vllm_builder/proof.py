@@ -47,7 +47,9 @@ def build_record(plan: Plan, environment: Environment, result: CompileResult, tr
     )
 
 
-def prove(wheel: Path, plan: Plan, environment: Environment, workspace: Workspace, emit: Emit) -> dict[str, Any]:
+def prove(
+    wheel: Path, plan: Plan, environment: Environment, workspace: Workspace, emit: Emit
+) -> dict[str, Any]:
     """Verify a finished wheel before anybody gets it.
 
     Returns:

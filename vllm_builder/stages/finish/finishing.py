@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import mmap
-import re
-import tempfile
-import zipfile
 from email.parser import BytesParser
 from itertools import product
 from pathlib import Path
-from shutil import copyfileobj
 
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
-from vllm_builder.binary import is_elf, read_library
-from vllm_builder.binary.model import Library
-from vllm_builder.binary.platform import Floor, platform_floor
 from vllm_builder.errors import WheelError
 from vllm_builder.events import Emit, Note, ignore
-from vllm_builder.fs import make_dir, os_errors
 from vllm_builder.stages.finish.metadata import require_torch, tag_wheel
 from vllm_builder.stages.finish.model import Finished, FinishSpec
-from vllm_builder.stages.finish.repacking import COMPRESSOR, Members, open_members, refusing, write
+from vllm_builder.stages.finish.repacking import COMPRESSOR, Members, write
 from vllm_builder.stages.finish.sbom import Materials, sbom
+from vllm_builder.stages.verify.inspecting import may_be_library, read_modules
+from vllm_builder.stages.verify.platforms import required_names, true_platform
+from vllm_builder.wheelfile import Wheel, open_wheel
 from vllm_builder.wheelfile.record import BUILD_RECORD, SBOM, BuildRecord
-
-_SHARED = re.compile(r"\.so(\.\d+)*$")
 
 
 def finish(
@@ -53,53 +45,42 @@ def finish(
         WheelError: ``wheel`` is no whole wheel, or a library in it cannot be read.
         NoSpace, NotWritable
     """
-    make_dir(out)
-    archive, members = open_members(wheel)
-    with archive, refusing(wheel):
-        floor = platform_floor(_libraries(archive, members, out))
+    with open_wheel(wheel) as opened:
+        members = Members(opened)
         removed: tuple[str, ...] = ()
         if spec.torch:
-            name = f"{members.dist_info}/METADATA"
+            name = f"{opened.dist_info}/METADATA"
             metadata, removed = require_torch(members.read(name), spec.torch)
             members.replace(name, metadata)
-        filename = _retag(wheel.name, members, floor)
-        _say(floor, filename, emit)
-        members.replace(f"{members.dist_info}/{BUILD_RECORD}", record.to_json().encode())
-        members.replace(f"{members.dist_info}/{SBOM}", sbom(record, materials, epoch=spec.epoch).encode())
+        platform, reason = _platform(opened, record, spec)
+        filename = _retag(wheel.name, members, platform)
+        if reason:
+            emit(Note(stage="finish", message=f"The wheel is for {platform}: {reason}."))
+        members.replace(f"{opened.dist_info}/{BUILD_RECORD}", record.to_json().encode())
+        members.replace(f"{opened.dist_info}/{SBOM}", sbom(record, materials, epoch=spec.epoch).encode())
         write(members, out / filename, epoch=spec.epoch)
     return Finished(
         wheel=out / filename,
-        platform=floor.platform,
-        reason=floor.reason,
-        outside=floor.outside,
+        platform=platform,
+        reason=reason,
         torch=spec.torch,
         removed=removed,
         compressor=COMPRESSOR,
     )
 
 
-def _libraries(archive: zipfile.ZipFile, members: Members, folder: Path) -> list[Library]:
-    """All shared libraries and programs, one at a time on disk: some have hundreds of megabytes."""
-    found = []
-    for name in sorted(members.names()):
-        # Programs, too, need a system that is new enough.
-        if not _SHARED.search(name) and not members.executable(name):
-            continue
-        with os_errors(f"unpacking {name}"), tempfile.TemporaryFile(dir=folder) as file:
-            with archive.open(name) as content:
-                copyfileobj(content, file, 1 << 20)
-            file.flush()
-            if file.tell() and (library := _read(file.fileno(), name)):
-                found.append(library)
-    return found
+def _platform(wheel: Wheel, record: BuildRecord, spec: FinishSpec) -> tuple[str, str]:
+    """What the tags have to say, and why; ``any`` where nothing is compiled."""
+    modules = read_modules(wheel, filter(may_be_library, wheel.members.values()))
+    if not modules:
+        return "any", ""
+    names = {wheel.name, *required_names(wheel.metadata.requires_dist)}
+    if record.torch or spec.torch:
+        names.add("torch")
+    return true_platform([module.library for module in modules], names)
 
 
-def _read(descriptor: int, name: str) -> Library | None:
-    with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as data:
-        return read_library(data, name=name) if is_elf(data) else None
-
-
-def _retag(filename: str, members: Members, floor: Floor) -> str:
+def _retag(filename: str, members: Members, platform: str) -> str:
     """The file's new name; WHEEL gets the same tags."""
     try:
         _, _, _, tags = parse_wheel_filename(filename)
@@ -110,7 +91,7 @@ def _retag(filename: str, members: Members, floor: Floor) -> str:
     name = f"{members.dist_info}/WHEEL"
     wheel = members.read(name)
     pure = BytesParser().parsebytes(wheel, headersonly=True).get("Root-Is-Purelib", "").strip().lower()
-    if floor.platform == "any":
+    if platform == "any":
         # Nothing in it is compiled; whatever setup.py says besides, it knows best.
         return filename
     if pure == "true" or {tag.platform for tag in tags} == {"any"}:
@@ -119,12 +100,6 @@ def _retag(filename: str, members: Members, floor: Floor) -> str:
             why="Installed elsewhere, they would not load.",
             next="Look at the end of the log: setup.py took it for a pure wheel.",
         )
-    platform = floor.platform
     new = [f"{p}-{a}-{platform}" for p, a in product(pythons.split("."), abis.split("."))]
     members.replace(name, tag_wheel(wheel, tuple(new)))
     return "-".join([*parts[:-1], platform]) + ".whl"
-
-
-def _say(floor: Floor, filename: str, emit: Emit) -> None:
-    if floor.platform != "any":
-        emit(Note(stage="finish", message=f"{filename}: {floor.platform}, because {floor.reason}"))

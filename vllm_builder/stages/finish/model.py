@@ -30,8 +30,6 @@ class Finished(Model):
     """Of its tags: ``any``, ``manylinux_2_34_x86_64``, ``linux_x86_64``."""
     reason: str = ""
     """What decided the platform: ``vllm/_C.abi3.so wants GLIBC_2.34``."""
-    outside: tuple[str, ...] = ()
-    """Libraries that have to be on the machine, so that no manylinux tag is true: ``libnuma.so.1``."""
     torch: str = ""
     """The requirement that was written."""
     removed: tuple[str, ...] = ()

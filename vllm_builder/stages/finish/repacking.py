@@ -18,90 +18,45 @@ import time
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from vllm_builder.errors import WheelError
 from vllm_builder.fs import make_dir, os_errors
+from vllm_builder.wheelfile import Wheel
 
-_LEVEL: Final = 6
-COMPRESSOR: Final = f"zlib {zlib.ZLIB_RUNTIME_VERSION}, level {_LEVEL}"
+COMPRESSOR: Final = f"zlib {zlib.ZLIB_RUNTIME_VERSION}, level 6"
 _CHUNK: Final = 1 << 20
 _PLAIN, _EXECUTABLE = 0o644, 0o755
 _UNIX: Final = 3
-_BROKEN = (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, RuntimeError)
 
 
 class Members:
     """The files of a wheel, some of them replaced. Large ones are read when they are written."""
 
-    def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
-        self._archive = archive
-        self._old: dict[str, zipfile.ZipInfo] = {}
-        for info in archive.infolist():
-            if info.is_dir():
-                continue
-            if info.filename in self._old:
-                raise WheelError(
-                    f"{name} holds {info.filename} twice.", why="Which one counts is anybody's guess."
-                )
-            self._old[info.filename] = info
+    def __init__(self, wheel: Wheel) -> None:
+        self._wheel = wheel
         self._new: dict[str, bytes] = {}
-        found = sorted(
-            {n.split("/")[0] for n in self._old if n.endswith(".dist-info/WHEEL") and n.count("/") == 1}
-        )
-        if len(found) != 1:
-            raise WheelError(f"{name} is no wheel: it has {len(found)} .dist-info folders with a file WHEEL.")
-        self.dist_info = found[0]
+        self.dist_info = wheel.dist_info
 
-    def names(self) -> Iterable[str]:
-        return {*self._old, *self._new}
+    def names(self) -> set[str]:
+        return {*self._wheel.members, *self._new}
 
     def read(self, name: str) -> bytes:
         """Raises WheelError where there is no such member."""
-        if name in self._new:
-            return self._new[name]
-        if name not in self._old:
-            raise WheelError(f"The wheel has no {name}.", why="Every wheel has one.")
-        return self._archive.read(self._old[name])
+        return self._new[name] if name in self._new else self._wheel.read(name)
 
     def replace(self, name: str, content: bytes) -> None:
         self._new[name] = content
 
-    def open(self, name: str) -> IO[bytes]:
-        return io.BytesIO(self._new[name]) if name in self._new else self._archive.open(self._old[name])
+    def chunks(self, name: str) -> Iterable[bytes]:
+        return (self._new[name],) if name in self._new else self._wheel.chunks(name)
 
     def size(self, name: str) -> int:
-        return len(self._new[name]) if name in self._new else self._old[name].file_size
+        return len(self._new[name]) if name in self._new else self._wheel.members[name].size
 
     def executable(self, name: str) -> bool:
-        old = self._old.get(name)
-        return old is not None and bool((old.external_attr >> 16) & 0o111)
-
-
-def open_members(wheel: Path) -> tuple[zipfile.ZipFile, Members]:
-    """Open the wheel that setup.py made; the caller closes the archive.
-
-    Raises:
-        WheelError: it is no whole wheel.
-    """
-    with os_errors(f"reading {wheel}"), refusing(wheel):
-        archive = zipfile.ZipFile(wheel)
-        try:
-            return archive, Members(archive, wheel.name)
-        except BaseException:
-            archive.close()
-            raise
-
-
-@contextmanager
-def refusing(wheel: Path) -> Iterator[None]:
-    """What zipfile raises for a damaged archive becomes a WheelError."""
-    try:
-        yield
-    except _BROKEN as error:
-        raise WheelError(f"{wheel.name} cannot be read.", why=str(error)) from error
+        return name not in self._new and self._wheel.members[name].executable
 
 
 def write(members: Members, out: Path, *, epoch: int) -> None:
@@ -128,13 +83,12 @@ def _fill(archive: zipfile.ZipFile, members: Members, epoch: int) -> None:
     record = f"{members.dist_info}/RECORD"
     without = {record, f"{record}.jws", f"{record}.p7s"}
     hashes: dict[str, tuple[str, int]] = {}
-    names = sorted(set(members.names()) - without, key=lambda name: (_late(name, members), name))
-    for name in names:
+    for name in sorted(members.names() - without, key=lambda name: (_late(name, members), name)):
         hashes[name] = _add(
-            archive, name, members.open(name), members.size(name), members.executable(name), epoch
+            archive, name, members.chunks(name), members.size(name), members.executable(name), epoch
         )
     content = _record(hashes, record)
-    _add(archive, record, io.BytesIO(content), len(content), False, epoch)
+    _add(archive, record, (content,), len(content), False, epoch)
 
 
 def _late(name: str, members: Members) -> bool:
@@ -142,7 +96,7 @@ def _late(name: str, members: Members) -> bool:
 
 
 def _add(
-    archive: zipfile.ZipFile, name: str, content: IO[bytes], size: int, executable: bool, epoch: int
+    archive: zipfile.ZipFile, name: str, chunks: Iterable[bytes], size: int, executable: bool, epoch: int
 ) -> tuple[str, int]:
     info = zipfile.ZipInfo(name, time.gmtime(epoch)[:6])
     info.compress_type = zipfile.ZIP_DEFLATED
@@ -150,11 +104,25 @@ def _add(
     info.external_attr = (stat.S_IFREG | (_EXECUTABLE if executable else _PLAIN)) << 16
     info.file_size = size
     digest, written = hashlib.sha256(), 0
-    with content, archive.open(info, "w") as writer:
-        while chunk := content.read(_CHUNK):
+    with archive.open(info, "w") as writer:
+        for chunk in _even(chunks):
             digest.update(chunk)
             written += writer.write(chunk)
+    if written != size:
+        raise WheelError(f"{name} has {written} bytes where the wheel's directory says {size}.")
     return base64.urlsafe_b64encode(digest.digest()).rstrip(b"=").decode(), written
+
+
+def _even(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in pieces of one size, so that the compressor is fed alike whoever packed the wheel before."""
+    held = bytearray()
+    for chunk in chunks:
+        held += chunk
+        while len(held) >= _CHUNK:
+            yield bytes(held[:_CHUNK])
+            del held[:_CHUNK]
+    if held:
+        yield bytes(held)
 
 
 def _record(hashes: Mapping[str, tuple[str, int]], record: str) -> bytes:
