@@ -29,10 +29,10 @@ from vllm_builder.stages.source.model import SourcePin
 from vllm_builder.stages.vendor.model import Lock, LockedExternal, LockedSubmodule
 from vllm_builder.wheelfile.record import BuildRecord
 
-_GITHUB: Final = re.compile(
-    r"(?:https?://|ssh://(?:\w+@)?|\w+@)github\.com[/:]([\w.-]+)/([\w.-]+?)(?:\.git)?/?$"
-)
-_REMOTE: Final = re.compile(r"(?:https?|ssh|git)://|\w+@[\w.-]+:")
+_GITHUB: Final = re.compile(r"(?:https?|ssh|git)://(?:\w+@)?github\.com/([\w.-]+)/([\w.-]+?)(?:\.git)?/?")
+_REMOTE: Final = re.compile(r"(?:https?|ssh|git)://")
+_SCP: Final = re.compile(r"(\w+@[\w.-]+):(?!//)(.+)")
+"""``git@host:owner/name``, which is no URI."""
 _PREFIX: Final = "vllm-builder"
 
 
@@ -116,8 +116,7 @@ def _add(bom: Bom, source: LockedExternal | LockedSubmodule, name: str, trail: s
 
 
 def _external(source: LockedExternal | LockedSubmodule, name: str, trail: str) -> Component:
-    url = redact(source.url)
-    url = url if _REMOTE.match(url) else ""
+    url = _remote(source.url)
     facts = {"git-tree": source.tree, "place": trail}
     if source.without:
         facts["without"] = ", ".join(source.without)
@@ -138,8 +137,15 @@ def _external(source: LockedExternal | LockedSubmodule, name: str, trail: str) -
     )
 
 
+def _remote(url: str) -> str:
+    """The address as a URI, without credentials; empty for a folder of this machine."""
+    if found := _SCP.fullmatch(url):
+        url = f"ssh://{found[1]}/{found[2]}"
+    return redact(url) if _REMOTE.match(url) else ""
+
+
 def _purl(name: str, url: str, commit: str) -> PackageURL:
-    if found := _GITHUB.match(url):
+    if found := _GITHUB.fullmatch(url):
         return PackageURL("github", found[1].lower(), found[2].lower(), commit)
     return PackageURL("generic", None, name, commit, {"vcs_url": f"git+{url}@{commit}"} if url else None)
 
