@@ -1,0 +1,88 @@
+"""What is known of each release's compiled parts, typed. The facts are in ``extensions.toml``, not here."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from vllm_builder.model import Model
+from vllm_builder.stages.plan.compatibility import within
+
+Code = Literal["requested", "fixed", "none"]
+"""For which GPUs a part has code: those that were asked for, its own, or none at all."""
+
+
+class KnownExtension(Model):
+    """One part of some releases. See ``extensions.toml`` for the meaning of each key."""
+
+    name: str
+    path: str
+    releases: str
+    devices: tuple[str, ...]
+    machines: tuple[str, ...] = ()
+    cuda: str = ""
+    python: str = ""
+    code: Code
+    archs: Mapping[str, str] = {}
+    empty: bool = False
+    source: str
+
+    @property
+    def library(self) -> bool:
+        """Whether it is a shared library; else a folder of Python files."""
+        return not self.path.endswith("/")
+
+    def codes(self, cuda: str = "") -> tuple[str, ...]:
+        """Its own architectures with a version of nvcc; with any where that is not known."""
+        return tuple(
+            code for code, needs in self.archs.items() if not (cuda and needs) or within(needs, cuda)
+        )
+
+
+class Peculiarity(Model):
+    """Units that a release compiles for other GPUs than it was asked for, by mistake."""
+
+    module: str
+    releases: str
+    kernel: str
+    why: str
+    source: str
+
+
+class RequirementRule(Model):
+    """How a release's setup.py changes a requirement on its way into the metadata."""
+
+    name: str
+    releases: str
+    becomes: str
+    """``drop``, or the extras that are left."""
+    extra: str = ""
+    cuda: str = ""
+    source: str
+
+
+class Table(Model):
+    extensions: tuple[KnownExtension, ...] = Field(alias="extension")
+    peculiarities: tuple[Peculiarity, ...] = Field((), alias="peculiarity")
+    requirement_rules: tuple[RequirementRule, ...] = Field((), alias="requirement-rule")
+
+    def of(self, release: str, device: str, machine: str = "") -> Iterator[KnownExtension]:
+        """The parts of a release for a device; ``machine`` as ``uname -m`` says, empty for any."""
+        for entry in self.extensions:
+            if (
+                device in entry.devices
+                and within(entry.releases, release)
+                and (not machine or not entry.machines or machine in entry.machines)
+            ):
+                yield entry
+
+
+@cache
+def table() -> Table:
+    """Read once per process."""
+    return Table.model_validate(tomllib.loads((Path(__file__).parent / "extensions.toml").read_text("utf-8")))
