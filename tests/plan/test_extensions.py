@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from vllm_builder.architectures import can_run
 from vllm_builder.errors import SettingsError, SourceError
 from vllm_builder.stages.patch import PatchSelection, apply
 from vllm_builder.stages.plan.extensions import (
     LeftOut,
-    can_run,
     dead_extensions,
     extensions_left_out,
     leave_out_steps,
@@ -39,6 +39,9 @@ NAMES = ("_moe_C", "_vllm_fa2_C", "_vllm_fa3_C", "_flashmla_C", "_C")
         ("10.0f", "12.0", False),
         ("12.0", "12.0a", True),
         ("9.0", "10.0", False),
+        ("10.0f+PTX", "12.0", False),
+        ("9.0a+PTX", "10.0", False),
+        ("9.0+PTX", "9.0", True),
     ],
 )
 def test_what_runs_where(code: str, gpu: str, runs: bool) -> None:

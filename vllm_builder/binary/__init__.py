@@ -6,3 +6,9 @@
 Nothing here knows of wheels. What does not fit the formats raises :class:`~vllm_builder.errors.WheelError`:
 half an answer about a kernel is worse than none.
 """
+
+from vllm_builder.binary.answers import answer
+from vllm_builder.binary.elf import exports, is_elf, read_library
+from vllm_builder.binary.fatbin import read_fatbin
+
+__all__ = ["answer", "exports", "is_elf", "read_fatbin", "read_library"]

@@ -7,7 +7,8 @@ from typing import Literal
 
 from vllm_builder.model import Model
 
-CodeKind = Literal["sass", "ptx"]
+CodeKind = Literal["sass", "ptx", "ltoir"]
+"""``ltoir``: input of a link at run time (``-gencode code=lto_90``), which runs on no GPU as it is."""
 Compression = Literal["none", "lz4", "zstd"]
 
 
@@ -18,21 +19,26 @@ class GpuCode(Model):
     arch: str
     """As TORCH_CUDA_ARCH_LIST spells it, with its suffix: ``10.0``, ``9.0a``, ``10.0f``."""
     version: tuple[int, int]
-    """Of PTX its ISA version, ``(9, 0)``; of SASS that of the cubin."""
+    """Of PTX its ISA version, ``(9, 0)``; of SASS that of the cubin, of LTO-IR that of NVVM's IR."""
     offset: int
     """Of the payload in the file, in bytes."""
     stored: int
-    """Bytes in the file."""
+    """Bytes in the file; of a block that it shares with others its part by size."""
     size: int
     """Bytes after decompression."""
     compression: Compression = "none"
+    block: tuple[int, int] = (0, 0)
+    """Bytes in the file and after decompression of the block that it shares with others (``nvcc --concat``)."""
+    start: int = 0
+    """Where in this block it begins, after decompression."""
 
 
 class Unit(Model):
     """One fatbin container: what nvcc made of one translation unit, for every architecture that it was told."""
 
     section: str
-    """``.nv_fatbin`` or ``__nv_relfatbin``."""
+    """``.nv_fatbin``; ``__nv_relfatbin`` for what ``nvcc -rdc=true`` made to be linked: what then runs is the linked
+    unit in .nv_fatbin, if there is one."""
     offset: int
     """In the file, in bytes."""
     codes: tuple[GpuCode, ...]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
+from vllm_builder.architectures import can_run
 from vllm_builder.errors import ContradictionError, SettingsError, SourceError, did_you_mean
 from vllm_builder.stages.patch.operations import LeaveOutExtension, Step
 from vllm_builder.stages.plan.compatibility import compatibility
@@ -105,24 +106,6 @@ def listed(folder: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name, _ in extensions(data)))
 
 
-def can_run(code: str, gpu: str) -> bool:
-    """Whether code built for one architecture can run on a GPU of another.
-
-    Binary code runs on the same major version from its minor version on; with PTX on everything later; code with
-    the suffix ``a`` on its own architecture alone, with ``f`` within its family. A target with a suffix stands
-    for the GPU that it is for.
-
-    Args:
-        code: as CMake files spell it: ``8.0``, ``9.0a``, ``8.0+PTX``.
-        gpu: as TORCH_CUDA_ARCH_LIST spells it: ``10.0``, ``9.0a``.
-    """
-    base, _, ptx = code.partition("+")
-    own, wanted = _number(base), _number(gpu)
-    if base.endswith("a"):
-        return own == wanted
-    return own <= wanted and (bool(ptx) or own[0] == wanted[0])
-
-
 def dead_extensions(names: Collection[str], release: str, archs: Iterable[str]) -> dict[str, str]:
     """Modules that can run on no requested GPU, each with the reason.
 
@@ -173,8 +156,3 @@ def leave_out_steps(names: Collection[str], without: Mapping[str, str], set_name
         )
         for number, name in enumerate(without, 1)
     )
-
-
-def _number(arch: str) -> tuple[int, int]:
-    major, _, minor = arch.rstrip("af").partition(".")
-    return int(major), int(minor or 0)

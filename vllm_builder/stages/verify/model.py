@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+from vllm_builder.architectures import Answer as Answer
 from vllm_builder.binary.model import Library
 from vllm_builder.model import Model
 from vllm_builder.wheelfile.record import BuildRecord
@@ -12,9 +13,6 @@ from vllm_builder.wheelfile.record import BuildRecord
 Severity = Literal["error", "warning", "info"]
 """``error``: the wheel does not do what was asked for. ``warning``: it works, worse than was asked for or only in
 part. ``info``: worth knowing; also what could not be checked."""
-
-Answer = Literal["native", "jit", "dead"]
-"""How GPU code answers a GPU: with binary code, by compiling its PTX when it is first used, or not at all."""
 
 
 class MemberSize(Model):
