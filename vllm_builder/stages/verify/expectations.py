@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -10,14 +11,14 @@ from typing import Literal
 from packaging.version import InvalidVersion, Version
 from pydantic import ValidationError
 
+from vllm_builder.architectures import can_run
 from vllm_builder.errors import WheelError
 from vllm_builder.model import Model
-from vllm_builder.stages.plan.compatibility import compatibility, cuda_version
+from vllm_builder.stages.compile.model import CompileSpec
+from vllm_builder.stages.environment.model import Torch
+from vllm_builder.stages.plan.compatibility import compatibility, cuda_version, within
 from vllm_builder.stages.verify.table import Code, KnownExtension, table
 from vllm_builder.wheelfile.record import BuildRecord
-
-OFFERED_CUDA = "13.0"
-
 
 class ExpectedExtension(Model):
     """One compiled part (or folder of Python files) that a wheel should hold."""
@@ -136,8 +137,6 @@ def from_release(
         names: modules that the release's own setup.py knows; others are not expected.
         folder: the release's small files, unpatched; for its requirements.
     """
-    from vllm_builder.stages.plan.compatibility import within
-
     expected = []
     for known in table().of(release, device, machine) if device != "empty" else ():
         if names is not None and known.name not in names:
@@ -186,29 +185,15 @@ def from_options(base: Expectations, *, archs: tuple[str, ...] = (), max_size: i
 
 
 def planned_expectations(
-    folder: Path,
-    *,
-    release: str,
-    version: str,
-    device: str,
-    archs: tuple[str, ...],
-    left_out: Mapping[str, str],
-    chosen: Collection[str],
-    torch: str,
-    torch_cuda: str,
-    toolkit: str,
-    limited_api: str,
-    machine: str,
-    python: str,
-    rust: bool,
+    folder: Path, release: str, spec: CompileSpec, torch: Torch, python: str, rust: str | None
 ) -> Expectations:
     """What a plan's wheel has to be; stored in the plan and in the wheel's record.
 
     Args:
         folder: the survey of the release, unpatched.
-        torch_cuda: ``torch.version.cuda``: what setup.py asks when it takes requirements.
-        toolkit: version of nvcc.
-        rust: whether the release's Rust part is built.
+        torch: what setup.py sees: it asks its CUDA version when it takes the requirements.
+        python: version of the Python that compiles.
+        rust: the plan's word about the Rust part: its toolchain, ``absent``, or None where the release has none.
     """
     from vllm_builder.stages.compile.rust import rust_parts
     from vllm_builder.stages.plan.extensions import listed
@@ -216,29 +201,29 @@ def planned_expectations(
 
     found = from_release(
         release,
-        device,
-        archs,
-        cuda=toolkit,
-        machine=machine,
+        spec.device,
+        spec.archs,
+        cuda=next((c.version for c in spec.compilers if c.language == "CUDA"), ""),
+        machine=platform.machine(),
         python=python,
-        left_out=left_out,
-        chosen=chosen,
-        names=listed(folder) if device != "empty" else (),
+        left_out=spec.without,
+        chosen=spec.extensions,
+        names=listed(folder) if spec.device != "empty" else (),
     )
     extensions = found.extensions
-    if extensions is not None:
-        parts = rust_parts(folder) if rust and not chosen else ()
+    if extensions is not None and not spec.extensions and rust not in (None, "absent"):
         extensions += tuple(
-            ExpectedExtension(name=part.target, path=part.target.replace(".", "/"), code="none") for part in parts
+            ExpectedExtension(name=part.target, path=part.target.replace(".", "/"), code="none")
+            for part in rust_parts(folder)
         )
     return found.model_copy(
         update={
             "origin": "the plan",
-            "version": version,
-            "torch": torch,
+            "version": spec.version,
+            "torch": "" if spec.device == "empty" else torch.version,
             "extensions": extensions,
-            "requirements": release_requirements(folder, release, device, torch_cuda),
-            "limited_api": limited_api,
+            "requirements": release_requirements(folder, release, spec.device, torch.cuda or ""),
+            "limited_api": spec.limited_api or "",
         }
     )
 
@@ -272,8 +257,6 @@ def default_cuda(torch: str) -> str:
 def _expected(
     known: KnownExtension, archs: tuple[str, ...], cuda: str, left_out: Mapping[str, str], chosen: Collection[str]
 ) -> ExpectedExtension:
-    from vllm_builder.stages.plan.extensions import can_run
-
     every = known.codes(cuda)
     serving = tuple(code for code in every if any(can_run(code, gpu) for gpu in archs))
     reason = ""

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from packaging.version import Version
 from pydantic import Field
 
 from vllm_builder.model import Model
@@ -73,10 +74,13 @@ class Table(Model):
 
     def of(self, release: str, device: str, machine: str = "") -> Iterator[KnownExtension]:
         """The parts of a release for a device; ``machine`` as ``uname -m`` says, empty for any."""
+        from vllm_builder.stages.patch.selecting import matches_release
+
+        version = Version(release)
         for entry in self.extensions:
             if (
                 device in entry.devices
-                and within(entry.releases, release)
+                and matches_release(entry.releases, version)
                 and (not machine or not entry.machines or machine in entry.machines)
             ):
                 yield entry
