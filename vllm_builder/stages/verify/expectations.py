@@ -155,7 +155,7 @@ def from_release(
     return Expectations(
         origin=f"the release {release}",
         release=release,
-        device=device,  # type: ignore[arg-type]  # validated
+        device=device,
         archs=archs,
         extensions=tuple(expected) if known_release else None,
         partial=bool(chosen),

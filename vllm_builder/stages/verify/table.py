@@ -77,13 +77,16 @@ class Table(Model):
         from vllm_builder.stages.patch.selecting import matches_release
 
         version = Version(release)
+        found = {}
         for entry in self.extensions:
             if (
                 device in entry.devices
                 and matches_release(entry.releases, version)
                 and (not machine or not entry.machines or machine in entry.machines)
             ):
-                yield entry
+                # A pre-release can meet two ranges; the later one is of the release that it leads to.
+                found[entry.name] = entry
+        yield from found.values()
 
 
 @cache
