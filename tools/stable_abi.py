@@ -20,9 +20,7 @@ from vllm_builder.stages.source.http import Http
 from vllm_builder.wheelfile import open_wheel
 
 OLDEST = Version("2.4")
-HEADER = re.compile(
-    r"torch/include/torch/csrc/(inductor/aoti_torch/(c|generated)/\w+\.h|stable/c/\w+\.h)"
-)
+HEADER = re.compile(r"torch/include/torch/csrc/(inductor/aoti_torch/(c|generated)/\w+\.h|stable/c/\w+\.h)")
 FUNCTION = re.compile(r"AOTI_TORCH_EXPORT\b[^;{}()]*?\b((?:aoti_)?torch_\w+)\s*\(")
 COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 
@@ -45,7 +43,9 @@ def wheels(page: ProjectPage, python: str) -> Iterable[tuple[Version, str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--python", default="cp312", help="whose wheels are read; every release must have one")
+    parser.add_argument(
+        "--python", default="cp312", help="whose wheels are read; every release must have one"
+    )
     python = parser.parse_args().python
     indexes = read_indexes()
     since: dict[str, Version] = {}
