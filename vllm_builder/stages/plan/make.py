@@ -290,7 +290,9 @@ def _make(maker: Steps) -> Plan:
         platform=plan_platform(),
         compile=compile_spec,
         environment=environment,
-        expectations=planned_expectations(folder, pin.release, compile_spec, torch, interpreter.version, rust),
+        expectations=planned_expectations(
+            folder, pin.release, compile_spec, torch, interpreter.version, rust
+        ),
         build_torch=torch,
         decisions=tuple(maker.decisions),
         notes=tuple(maker.notes),

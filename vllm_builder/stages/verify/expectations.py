@@ -20,6 +20,7 @@ from vllm_builder.stages.plan.compatibility import compatibility, cuda_version, 
 from vllm_builder.stages.verify.table import Code, KnownExtension, table
 from vllm_builder.wheelfile.record import BuildRecord
 
+
 class ExpectedExtension(Model):
     """One compiled part (or folder of Python files) that a wheel should hold."""
 
@@ -164,7 +165,9 @@ def from_release(
     )
 
 
-def from_options(base: Expectations, *, archs: tuple[str, ...] = (), max_size: int = 0, max_glibc: str = "") -> Expectations:
+def from_options(
+    base: Expectations, *, archs: tuple[str, ...] = (), max_size: int = 0, max_glibc: str = ""
+) -> Expectations:
     """What a person asks for beyond, or in place of, what is known otherwise.
 
     Other GPUs than ``base`` names change which extensions must be there and for what.
@@ -255,7 +258,11 @@ def default_cuda(torch: str) -> str:
 
 
 def _expected(
-    known: KnownExtension, archs: tuple[str, ...], cuda: str, left_out: Mapping[str, str], chosen: Collection[str]
+    known: KnownExtension,
+    archs: tuple[str, ...],
+    cuda: str,
+    left_out: Mapping[str, str],
+    chosen: Collection[str],
 ) -> ExpectedExtension:
     every = known.codes(cuda)
     serving = tuple(code for code in every if any(can_run(code, gpu) for gpu in archs))
@@ -287,10 +294,14 @@ def _demanded(
     """The second set, but what the first one left out on purpose stays left out."""
     if base is None or again is None:
         return again if base is None else base
-    purpose = {one.name: one for one in base if "left out on purpose" in one.reason or "--extensions" in one.reason}
+    purpose = {
+        one.name: one for one in base if "left out on purpose" in one.reason or "--extensions" in one.reason
+    }
     known = {one.name for one in again}
     merged = [
-        one.model_copy(update={"required": False, "reason": purpose[one.name].reason}) if one.name in purpose else one
+        one.model_copy(update={"required": False, "reason": purpose[one.name].reason})
+        if one.name in purpose
+        else one
         for one in again
     ]
     # What only the plan knew (Rust parts) stays as it was.

@@ -65,7 +65,9 @@ def name_of(text: str) -> str:
 
 def without_extras(texts: Iterable[str]) -> tuple[str, ...]:
     """The requirements that count for everybody: those without ``extra == ...``."""
-    return tuple(text for text in texts if "extra ==" not in text.partition(";")[2].replace("extra==", "extra =="))
+    return tuple(
+        text for text in texts if "extra ==" not in text.partition(";")[2].replace("extra==", "extra ==")
+    )
 
 
 def _as_setup_does(line: str, release: str, device: str, cuda: str) -> str:

@@ -67,10 +67,25 @@ class RequirementRule(Model):
     source: str
 
 
+class SizeGate(Model):
+    """What upstream allows its own wheels."""
+
+    releases: str
+    mib: int
+    source: str
+
+
 class Table(Model):
     extensions: tuple[KnownExtension, ...] = Field(alias="extension")
     peculiarities: tuple[Peculiarity, ...] = Field((), alias="peculiarity")
     requirement_rules: tuple[RequirementRule, ...] = Field((), alias="requirement-rule")
+    size_gates: tuple[SizeGate, ...] = Field((), alias="size-gate")
+
+    def size_gate(self, release: str) -> int:
+        """Bytes that upstream allows a wheel of a release; 0 where there is no limit."""
+        return next(
+            (one.mib << 20 for one in self.size_gates if release and within(one.releases, release)), 0
+        )
 
     def of(self, release: str, device: str, machine: str = "") -> Iterator[KnownExtension]:
         """The parts of a release for a device; ``machine`` as ``uname -m`` says, empty for any."""

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from vllm_builder.stages.source.model import ReleaseFile
 
 _LIBRARY: Final = re.compile(r"torch/lib/lib[^/]*\.so(\.\d+)*")
-_ASK: Final = "import importlib.util as u; print((u.find_spec('torch') or exit(3)).submodule_search_locations[0])"
+_ASK: Final = (
+    "import importlib.util as u; print((u.find_spec('torch') or exit(3)).submodule_search_locations[0])"
+)
 
 
 def find_torch(
@@ -88,7 +90,9 @@ def installed(path: Path, environ: Mapping[str, str]) -> TorchBuild:
             why="Looked for the package torch with its lib folder, in it and in its site-packages.",
             next="Give the folder of the package torch, of an environment, or a Python that can import it.",
         )
-    text = (package / "version.py").read_text("utf-8", "replace") if (package / "version.py").is_file() else ""
+    text = (
+        (package / "version.py").read_text("utf-8", "replace") if (package / "version.py").is_file() else ""
+    )
     version = re.search(r"^__version__ = ['\"]([^'\"]+)", text, re.MULTILINE)
     cuda = re.search(r"^cuda\b[^=\n]*= ['\"]([\d.]+)", text, re.MULTILINE)
     libraries = {}
@@ -149,7 +153,11 @@ def _from_index(
     emit(Note(stage="verify", message=f"Reading the libraries of {file.filename}"))
     libraries: dict[str, Provider] = {}
     with Http(indexes) as http, open_wheel(file.url, http=http, emit=emit) as wheel:
-        text = wheel.read("torch/version.py").decode("utf-8", "replace") if "torch/version.py" in wheel.members else ""
+        text = (
+            wheel.read("torch/version.py").decode("utf-8", "replace")
+            if "torch/version.py" in wheel.members
+            else ""
+        )
         for name in wheel.members:
             if _LIBRARY.fullmatch(name):
                 with wheel.mapped(name) as data:
