@@ -10,5 +10,6 @@ half an answer about a kernel is worse than none.
 from vllm_builder.binary.answers import answer
 from vllm_builder.binary.elf import exports, is_elf, read_library
 from vllm_builder.binary.fatbin import read_fatbin
+from vllm_builder.binary.kernels import demangle, kernels
 
-__all__ = ["answer", "exports", "is_elf", "read_fatbin", "read_library"]
+__all__ = ["answer", "demangle", "exports", "is_elf", "kernels", "read_fatbin", "read_library"]

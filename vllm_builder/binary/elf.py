@@ -169,7 +169,8 @@ class Elf:
             section = Section(
                 strings.text(label) if kind else "", kind, flags, address, start, size, link, info
             )
-            buffer.hold(start, section.stored, f"section {section.name}")
+            if self.machine != "cuda":  # whose shared memory has section types of its own, without bytes in the file
+                buffer.hold(start, section.stored, f"section {section.name}")
             sections.append(section)
         return sections
 
@@ -243,6 +244,10 @@ class Elf:
 
     def symtab_size(self) -> int:
         return sum(s.stored + self._linked(s).stored for s in self.sections if s.type == _SYMTAB)
+
+    def symbol_tables(self) -> list[tuple[int, int, Strings]]:
+        """Offset, size and strings of the static symbol tables."""
+        return [(s.offset, s.stored, self.strings(s)) for s in self.sections if s.type == _SYMTAB]
 
     def gpu_sections(self) -> list[tuple[str, int, int]]:
         """Name, offset and size of the sections with GPU code; by their contents too, should there be other names."""
