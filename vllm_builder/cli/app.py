@@ -15,6 +15,8 @@ _LAZY = {
     "patch": ("vllm_builder.cli.patch", "patch"),
     "vendor": ("vllm_builder.cli.vendor", "vendor"),
     "bundle": ("vllm_builder.cli.bundle", "bundle"),
+    "inspect": ("vllm_builder.cli.inspect", "inspect"),
+    "compare": ("vllm_builder.cli.compare", "compare"),
     "cache": ("vllm_builder.cli.cache", "cache"),
     "recipes": ("vllm_builder.cli.data", "recipes"),
     "patches": ("vllm_builder.cli.data", "patches"),

@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Final
+from typing import Final, cast
 
 from isal import igzip_lib, isal_zlib
 
@@ -23,6 +23,8 @@ from vllm_builder.wheelfile.sources import CHUNK, Source
 IN_MEMORY: Final = 64 << 20
 """Larger members are unpacked into a file, whose pages the system can write out."""
 _OUT: Final = 4 * CHUNK
+_DAMAGED: Final = cast(tuple[type[Exception], ...], (igzip_lib.IsalError, ValueError))
+"""isal's own stub declares its exception as a value."""
 
 
 def chunks(source: Source, member: Member, file: str) -> Iterator[bytes]:
@@ -66,7 +68,7 @@ def _inflated(packed: Iterator[bytes], where: str) -> Iterator[bytes]:
                 chunk = inflater.decompress(inflater.unconsumed_tail, _OUT) if not inflater.eof else b""
             if inflater.eof:
                 break
-    except (igzip_lib.IsalError, ValueError) as error:
+    except _DAMAGED as error:
         raise WheelError(
             f"{where} is damaged: it cannot be inflated.",
             why=str(error),

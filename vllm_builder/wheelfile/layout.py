@@ -135,7 +135,7 @@ def data_offset(source: Source, member: Member, file: str) -> int:
         or flags & ~0x0006 != member.flags & ~0x0006
     ):
         raise _disagree(where, "name, method or flags")
-    start = member.offset + _LOCAL.size + name_length
+    start = member.offset + _LOCAL.size + int(name_length)
     extras = split_extra(source.read_at(start, extra_length), where) if extra_length else {}
     if 0x7075 in extras:
         raise WheelError(f"{where} has a second name, which only some programs use.")

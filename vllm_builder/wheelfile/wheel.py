@@ -171,6 +171,14 @@ class Wheel:
         """
         return inflating.chunks(self._source, self.member(name), self.filename)
 
+    def raw(self) -> Iterator[bytes]:
+        """The bytes of the wheel itself, in chunks.
+
+        Raises:
+            WheelError
+        """
+        return self._source.stream(0, self.size)
+
     def mapped(self, name: str) -> AbstractContextManager[memoryview]:
         """The whole content of a member as a read-only buffer, valid inside the ``with``, checksum checked.
 
