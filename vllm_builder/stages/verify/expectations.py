@@ -32,6 +32,8 @@ class ExpectedExtension(Model):
     """Of ``fixed`` code: its own architectures that serve a GPU which was asked for, ``("9.0a",)``."""
     all_archs: tuple[str, ...] = ()
     """Of ``fixed`` code: all that it may have, whatever was asked for."""
+    one_of: bool = False
+    """One of ``archs`` is enough."""
     required: bool = True
     reason: str = ""
     """Why it need not be there."""
@@ -58,6 +60,8 @@ class Expectations(Model):
     archs: tuple[str, ...] = ()
     """GPUs that it must serve, ``("10.0",)``."""
     extensions: tuple[ExpectedExtension, ...] | None = None
+    lists: tuple[str, ...] = ()
+    """Lists of architectures that the release's CMake files give to single kernels: ``8.0;8.6;8.9``, ``8.0+PTX``."""
     partial: bool = False
     """Built with ``--extensions``: the others may be missing."""
     torch: str = ""
@@ -148,10 +152,13 @@ def from_release(
             continue
         expected.append(_expected(known, archs, cuda, left_out, chosen))
     requirements = None
+    lists: tuple[str, ...] = ()
     if folder is not None:
+        from vllm_builder.stages.plan.supported import kernel_lists
         from vllm_builder.stages.verify.requirements import release_requirements
 
         requirements = release_requirements(folder, release, device, cuda)
+        lists = kernel_lists(folder) if device == "cuda" else ()
     known_release = device == "empty" or bool(expected)
     return Expectations(
         origin=f"the release {release}",
@@ -159,6 +166,7 @@ def from_release(
         device=device,
         archs=archs,
         extensions=tuple(expected) if known_release else None,
+        lists=lists,
         partial=bool(chosen),
         cuda=cuda,
         requirements=requirements,
@@ -200,6 +208,7 @@ def planned_expectations(
     """
     from vllm_builder.stages.compile.rust import rust_parts
     from vllm_builder.stages.plan.extensions import listed
+    from vllm_builder.stages.plan.supported import kernel_lists
     from vllm_builder.stages.verify.requirements import release_requirements
 
     found = from_release(
@@ -225,6 +234,7 @@ def planned_expectations(
             "version": spec.version,
             "torch": "" if spec.device == "empty" else torch.version,
             "extensions": extensions,
+            "lists": kernel_lists(folder) if spec.device == "cuda" else (),
             "requirements": release_requirements(folder, release, spec.device, torch.cuda or ""),
             "limited_api": spec.limited_api or "",
         }
@@ -283,6 +293,7 @@ def _expected(
         code=known.code,
         archs=serving if known.code == "fixed" else (),
         all_archs=every if known.code == "fixed" else (),
+        one_of=known.one_of,
         required=not reason,
         reason=reason,
     )

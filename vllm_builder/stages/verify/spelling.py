@@ -74,16 +74,36 @@ def _function(text: str) -> str:
     return text.partition("(")[0].replace("[abi:cxx11]", "")
 
 
+def qualified(name: str) -> str:
+    """The name of a function without parameters and template arguments: ``_ZN6marlin6MarlinILi1EEEvv`` -> ``marlin::Marlin``.
+
+    Read from the mangled name itself: tools that demangle are not everywhere, and stop at very long names.
+    """
+    words = _words(name)[0]
+    return "::".join("{anonymous}" if word.startswith("_GLOBAL__N") else word for word in words) or name
+
+
 def _prefix(name: str) -> str:
     """The mangled qualified name without parameters: ``_ZN5torch3jit17parseSchemaOrName``; empty where there is none."""
+    words, end = _words(name)
+    return name[:end] if words else ""
+
+
+def _words(name: str) -> tuple[list[str], int]:
+    """The identifiers at the beginning of a mangled name, and where they end."""
     if not name.startswith("_Z"):
-        return ""
+        return [], 0
     at = 2
+    at += name[at : at + 1] == "L"
     if name[at : at + 1] == "N":
         at += 1
         while name[at : at + 1] in {"r", "V", "K", "R", "O"}:
             at += 1
-    start = at
+    words = []
     while match := _NUMBER.match(name, at):
-        at = match.end() + int(match[0])
-    return name[:at] if at > start else ""
+        end = match.end() + int(match[0])
+        if end > len(name):
+            break
+        words.append(name[match.end() : end])
+        at = end
+    return words, at

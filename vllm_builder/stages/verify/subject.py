@@ -13,8 +13,8 @@ from typing import Final
 
 from vllm_builder.architectures import Answer
 from vllm_builder.binary import answer, exports, is_elf, kernels, read_library
-from vllm_builder.binary.elf import Elf
 from vllm_builder.binary.buffer import buffered
+from vllm_builder.binary.elf import Elf
 from vllm_builder.binary.model import Library, Unit
 from vllm_builder.errors import WheelError
 from vllm_builder.stages.verify.expectations import Expectations, ExpectedExtension
@@ -24,7 +24,7 @@ from vllm_builder.stages.verify.surroundings import Surroundings
 from vllm_builder.wheelfile.directory import Member
 from vllm_builder.wheelfile.wheel import Wheel
 
-_PATH: Final = re.compile(rb"/(?:[\w.+@-]+/)+[\w.+-]+\.(?:cu|cuh|cc|cpp|cxx|c|h|hpp|inl)\b")
+_PATH: Final = re.compile(rb"(?<![\w.+@/-])/(?:[\w.+@-]+/)+[\w.+-]+\.(?:cu|cuh|cc|cpp|cxx|c|h|hpp|inl)\b")
 """An absolute path of a source file, as ``__FILE__`` leaves it behind."""
 _RODATA: Final = (".rodata", ".rodata.str1.1", ".rodata.str1.8")
 _NAMED_UNITS: Final = 80
@@ -42,8 +42,9 @@ class Part:
     """Absolute paths of source files in its read-only data."""
     answers: Mapping[str, tuple[Answer, ...]] = field(default_factory=dict)
     """GPU -> the answer of each unit, in order."""
-    kernels: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
-    """Number of a unit -> its kernels' names; of units that are not native for some wanted GPU."""
+    kernels: Mapping[int, tuple[str, ...] | None] = field(default_factory=dict)
+    """Number of a unit -> its kernels' names (None: they cannot be read); of units that are not native for some
+    wanted GPU."""
 
     @property
     def name(self) -> str:
@@ -128,15 +129,15 @@ def _read(wheel: Wheel, member: Member, archs: tuple[str, ...]) -> Part | None:
         )
 
 
-def _kernels(data: memoryview, unit: Unit, name: str) -> tuple[str, ...]:
-    """Names of a unit's kernels; none where they cannot be read."""
+def _kernels(data: memoryview, unit: Unit, name: str) -> tuple[str, ...] | None:
+    """Names of a unit's kernels, as the linker knows them, from its smallest code."""
     codes = sorted((c for c in unit.codes if c.kind != "ltoir"), key=lambda c: c.block[1] or c.size)
-    for code in codes[:1]:
-        try:
-            return kernels(data, code, name=name)
-        except WheelError:
-            return ()
-    return ()
+    if not codes:
+        return None
+    try:
+        return kernels(data, codes[0], name=name)
+    except WheelError:
+        return None
 
 
 def _source_paths(data: memoryview, name: str) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ class KnownExtension(Model):
     code: Code
     archs: Mapping[str, str] = {}
     empty: bool = False
+    one_of: bool = Field(False, alias="one-of")
     source: str
 
     @property

@@ -60,8 +60,8 @@ def find_torch(
             next="Give for example --torch 2.11.0, or the Python of an environment with torch.",
         ) from None
     for kept in kept_versions(exports_folder(cache), machine):
-        if _is(kept, version) and (build := kept_build(exports_folder(cache), kept, machine)):
-            return build
+        if _is(kept, version) and (known := kept_build(exports_folder(cache), kept, machine)):
+            return known
     if offline:
         raise OfflineMissing(
             f"torch {wanted} was never read on this machine, and --offline forbids to fetch it.",

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from vllm_builder.architectures import can_run, number
-from vllm_builder.binary import demangle
+from vllm_builder.architectures import can_run, compiles_to, number
 from vllm_builder.binary.model import Unit
 from vllm_builder.stages.plan.compatibility import within
 from vllm_builder.stages.verify.expectations import ExpectedExtension
 from vllm_builder.stages.verify.model import Finding
+from vllm_builder.stages.verify.spelling import qualified
 from vllm_builder.stages.verify.subject import Part, Subject
 from vllm_builder.stages.verify.table import table
 
@@ -98,10 +97,15 @@ def _missing_requested(subject: Subject, part: Part) -> Iterator[Finding]:
 
 def _missing_fixed(part: Part, expected: ExpectedExtension) -> Iterator[Finding]:
     have = set(part.module.sass)
-    for code in expected.archs:
+
+    def there(code: str) -> bool:
         base, _, ptx = code.partition("+")
-        if base in have and (not ptx or base in part.module.ptx):
-            continue
+        return base in have and (not ptx or base in part.module.ptx)
+
+    absent = [code for code in expected.archs if not there(code)]
+    if expected.one_of and len(absent) < len(expected.archs):
+        return
+    for code in absent:
         yield Finding(
             check="missing-arch",
             severity="error",
@@ -114,85 +118,106 @@ def _missing_fixed(part: Part, expected: ExpectedExtension) -> Iterator[Finding]
 
 
 def answers(subject: Subject) -> Iterator[Finding]:
-    """Each translation unit's answer for each wanted GPU, grouped by extension."""
+    """Each translation unit's answer for each wanted GPU, grouped by extension and by what is wrong."""
     for part in subject.gpu_parts():
         expected = subject.expected_for(part)
-        for gpu, given in part.answers.items():
-            dead = [n for n, a in enumerate(given) if a == "dead"]
-            yield from _dead(subject, part, expected, gpu, dead)
-            yield from _jit(subject, part, expected, gpu, [n for n, a in enumerate(given) if a == "jit"])
+        yield from _dead(subject, part, expected)
+        yield from _jit(subject, part, expected)
 
 
-def _dead(
-    subject: Subject, part: Part, expected: ExpectedExtension | None, gpu: str, numbers: Sequence[int]
-) -> Iterator[Finding]:
-    # Units with nothing but suffixed code were written for one GPU; units that begin later than this GPU never meant it.
-    older = [n for n in numbers if _reaches(part.units[n], gpu)]
-    design = [n for n in numbers if n not in older]
-    if older and expected is not None and expected.code == "fixed" and not _serves(expected, gpu):
-        design, older = list(numbers), []
-    if older:
+def _dead(subject: Subject, part: Part, expected: ExpectedExtension | None) -> Iterator[Finding]:
+    wrong: dict[tuple[int, ...], list[str]] = {}
+    meant: dict[str, list[int]] = {}
+    for gpu in part.answers:
+        numbers = _answering(part, gpu, "dead")
+        bad = [n for n in numbers if not _by_design(subject, part.units[n], expected, gpu)]
+        if bad:
+            wrong.setdefault(tuple(bad), []).append(gpu)
+        if others := [n for n in numbers if n not in bad]:
+            meant[gpu] = others
+    for bad_units, gpus in wrong.items():
+        named = ", ".join(gpus)
+        known = bool(subject.expected.lists)
         yield Finding(
             check="dead-kernels",
-            severity="error",
-            what=f"{len(older)} of {len(part.units)} units of {part.short} are dead on {gpu}: they hold "
-            f"{_codes(part, older)}{_names(part, older)}",
+            severity="error" if known else "warning",
+            what=f"{len(bad_units)} of {len(part.units)} units of {part.short} are dead on {named}: they hold "
+            f"{_codes(part, bad_units)} only{_names(part, bad_units)}",
             where=part.name,
-            why=f"Binary code of another major version never runs, and there is no PTX to compile: on {gpu} these kernels "
-            "fail with 'no kernel image is available'.",
-            cure=f"Build with --arch that names {gpu}.",
+            why=f"There is neither binary code of that major version nor PTX: on {named} these kernels fail with 'no kernel "
+            "image is available'."
+            + ("" if known else " Whether the release means that cannot be told without its CMake files."),
+            cure=f"Build with --arch that names {named}.",
         )
-    if design:
+    if meant:
+        total = len(part.units)
+        counts = [
+            f"{gpu} ({'all' if len(some) == total else len(some)} of {total})" for gpu, some in meant.items()
+        ]
         yield Finding(
             check="dead-kernels",
             severity="info",
-            what=f"{len(design)} of {len(part.units)} units of {part.short} are not meant for {gpu}: they hold "
-            f"{_codes(part, design)}.",
+            what=f"Units of {part.short} that are meant for other GPUs than {', '.join(counts)}.",
             where=part.name,
-            why="Kernels of other GPUs; vLLM chooses others here.",
+            why="The release compiles these kernels for other GPUs only, and calls others here.",
         )
 
 
-def _jit(
-    subject: Subject, part: Part, expected: ExpectedExtension | None, gpu: str, numbers: Sequence[int]
-) -> Iterator[Finding]:
-    if not numbers:
-        return
-    known: dict[str, list[int]] = {}
-    rest = []
-    for n in numbers:
-        why = _peculiar(subject.expected.release, part, n)
-        known.setdefault(why, []).append(n) if why else rest.append(n)
-    slow = f"On {gpu} the driver compiles them when they are first used (seconds to minutes, kept in its cache), and they do not "
-    slow += "use what is new in that GPU."
-    for why, some in known.items():
-        yield _jit_finding(part, gpu, some, "warning", f"{why} {slow}")
-    if rest:
-        design = (
-            expected is not None and expected.code == "fixed" and any("+PTX" in c for c in expected.archs)
+def _by_design(subject: Subject, unit: Unit, expected: ExpectedExtension | None, gpu: str) -> bool:
+    """Whether a unit that cannot run on a GPU was never meant to.
+
+    It holds nothing but code with a suffix, or begins with a later GPU; or its extension, or a list of
+    architectures in the release's CMake files, is for other GPUs.
+    """
+    if not _reaches(unit, gpu):
+        return True
+    if expected is not None and expected.code == "fixed":
+        return not any(can_run(code, gpu) for code in expected.all_archs)
+    held = {code.arch for code in unit.codes}
+    for text in subject.expected.lists:
+        codes = text.split(";")
+        if held <= {code.partition("+")[0] for code in codes} and not any(
+            can_run(code, gpu) for code in codes
+        ):
+            return True
+    return False
+
+
+def _jit(subject: Subject, part: Part, expected: ExpectedExtension | None) -> Iterator[Finding]:
+    groups: dict[tuple[str, str, tuple[int, ...]], list[str]] = {}
+    for gpu in part.answers:
+        some: dict[tuple[str, str], list[int]] = {}
+        for n in _answering(part, gpu, "jit"):
+            key = _peculiar(subject.expected.release, part, n), ", ".join(_ptx(part, [n], gpu))
+            some.setdefault(key, []).append(n)
+        for (why, ptx), numbers in some.items():
+            groups.setdefault((why, ptx, tuple(numbers)), []).append(gpu)
+    design = expected is not None and expected.code == "fixed" and any("+PTX" in c for c in expected.archs)
+    for (why, ptx, units), gpus in groups.items():
+        if design and expected is not None and not why:
+            why = f"The release compiles it for {', '.join(expected.archs)} only."
+        yield Finding(
+            check="jit-kernels",
+            severity="info" if design else "warning",
+            what=f"{len(units)} of {len(part.units)} units of {part.short} answer {', '.join(gpus)} by JIT from PTX "
+            f"{ptx}{_names(part, units)}",
+            where=part.name,
+            why=f"{why} There the driver compiles them when they are first used (seconds to minutes, kept in its cache), "
+            "and they do not use what is new in that GPU.".strip(),
         )
-        if design:
-            slow = f"The release compiles it for {', '.join(expected.archs if expected else ())} only. {slow}"
-        yield _jit_finding(part, gpu, rest, "info" if design else "warning", slow)
 
 
-def _jit_finding(part: Part, gpu: str, numbers: Sequence[int], severity: str, why: str) -> Finding:
-    return Finding(
-        check="jit-kernels",
-        severity=severity,  # type: ignore[arg-type]  # one of two words
-        what=f"{len(numbers)} of {len(part.units)} units of {part.short} answer {gpu} by JIT from PTX "
-        f"{', '.join(_ptx(part, numbers))}{_names(part, numbers)}",
-        where=part.name,
-        why=why,
-    )
+def _answering(part: Part, gpu: str, answer: str) -> list[int]:
+    """Units with that answer; a unit without any kernel has nothing to answer for."""
+    return [n for n, a in enumerate(part.answers[gpu]) if a == answer and part.kernels.get(n) != ()]
 
 
 def _peculiar(release: str, part: Part, number: int) -> str:
-    names = part.kernels.get(number, ())
+    names = part.kernels.get(number) or ()
     for one in table().peculiarities:
-        if one.module == part.short and (not release or within(one.releases, release)):
-            if any(re.search(one.kernel, name) for name in names):
-                return one.why
+        fits = one.module == part.short and (not release or within(one.releases, release))
+        if fits and any(re.search(one.kernel, name) for name in names):
+            return one.why
     return ""
 
 
@@ -201,46 +226,32 @@ def _reaches(unit: Unit, gpu: str) -> bool:
     return any(number(arch) <= number(gpu) for arch in plain)
 
 
-def _serves(expected: ExpectedExtension, gpu: str) -> bool:
-    return any(can_run(code, gpu) for code in expected.all_archs)
-
-
 def _codes(part: Part, numbers: Iterable[int]) -> str:
-    found = Counter(code.arch for n in numbers for code in part.units[n].codes)
+    found = {code.arch for n in numbers for code in part.units[n].codes}
     return ", ".join(sorted(found, key=lambda arch: (number(arch), arch)))
 
 
-def _ptx(part: Part, numbers: Iterable[int]) -> list[str]:
-    return sorted(
-        {code.arch for n in numbers for code in part.units[n].codes if code.kind == "ptx"},
-        key=lambda arch: (number(arch), arch),
-    )
+def _ptx(part: Part, numbers: Iterable[int], gpu: str) -> list[str]:
+    """The PTX that the driver would take."""
+    found = {
+        code.arch
+        for n in numbers
+        for code in part.units[n].codes
+        if code.kind == "ptx" and compiles_to(code.arch, gpu)
+    }
+    return sorted(found, key=lambda arch: (number(arch), arch))
 
 
 def _names(part: Part, numbers: Iterable[int]) -> str:
-    """``: marlin::Marlin<...>, cutlass::Kernel and 3 more``, from the units whose kernels are known."""
-    mangled = dict.fromkeys(name for n in numbers for name in part.kernels.get(n, ()))
-    found = list(dict.fromkeys(_plain(name) for name in demangle(mangled)))
+    """``: marlin::Marlin, cutlass::Kernel and 3 more``, from the units whose kernels are known."""
+    mangled = dict.fromkeys(name for n in numbers for name in part.kernels.get(n) or ())
+    found = list(dict.fromkeys(qualified(name) for name in mangled))
+    # Kernels of CUDA's own libraries say nothing of whose unit it is.
+    found.sort(key=lambda name: name.startswith(("cub::", "thrust::", "at_cuda_detail::")))
     if not found:
         return "."
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return f": {', '.join(found[:_SHOWN])}{more}."
-
-
-def _plain(name: str) -> str:
-    """A kernel's name without its return type, parameters and template arguments."""
-    name = re.sub(r"\(anonymous namespace\)", "{anonymous}", name)
-    depth, out = 0, ""
-    for char in name:
-        if char == "<":
-            depth += 1
-        elif char == ">":
-            depth -= 1
-        elif char == "(" and depth == 0:
-            break
-        elif depth == 0:
-            out += char
-    return out.split()[-1] if out.split() else name
 
 
 def _for(archs: Sequence[str]) -> str:

@@ -39,18 +39,21 @@ def rpaths(subject: Subject) -> Iterator[Finding]:
 
 
 def source_paths(subject: Subject) -> Iterator[Finding]:
+    personal, other = [], []
     for part in subject.parts:
-        if not part.paths:
+        for path in part.paths:
+            (personal if _PERSONAL.match(path) else other).append((part, path))
+    for severity, found in (("warning", personal), ("info", other)):
+        if not found:
             continue
-        personal = [path for path in part.paths if _PERSONAL.match(path)]
-        shown = personal or list(part.paths)
-        roots = sorted({"/".join(path.split("/")[:3]) for path in shown})
+        roots = sorted({"/".join(path.split("/")[:3]) for _, path in found})
+        names = ", ".join(dict.fromkeys(part.short for part, _ in found))
         yield Finding(
             check="build-path",
-            severity="warning" if personal else "info",
-            what=f"{part.short} names {len(shown)} source files by their path on the machine that built it, under "
+            severity="warning" if severity == "warning" else "info",
+            what=f"{len(found)} source files are named by their path on the machine that built the wheel, under "
             f"{', '.join(roots[:_SHOWN])}{' and more' if len(roots) > _SHOWN else ''}.",
-            where=part.name,
+            where=names,
             why="Two builds in two folders differ, and the path tells of the machine.",
             cure="Compile with -ffile-prefix-map=FOLDER=.",
         )
@@ -68,7 +71,7 @@ def debug_info(subject: Subject) -> Iterator[Finding]:
         severity="error" if size > _DEBUG_ERROR * total and size > 1 << 20 else "warning",
         what=f"{_mb(size)} of debug info were left in ({names}): {size / total:.0%} of the unpacked wheel.",
         where=found[0].name,
-        why="Nobody needs it to run vLLM; it makes the wheel two to three times larger.",
+        why="Nobody needs it to run vLLM, and everybody downloads it.",
         cure="Build with --build-type Release, or strip the libraries (strip --strip-debug).",
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
 
 from packaging.version import InvalidVersion, Version
 
@@ -133,7 +134,7 @@ def tags(subject: Subject) -> Iterator[Finding]:
                 where=where,
             )
     if subject.expected.max_glibc:
-        yield from _max_glibc(subject, true, floor.platform_floor, floor.floor_reason)
+        yield from _max_glibc(subject)
     if floor.outside:
         yield Finding(
             check="outside-libraries",
@@ -143,22 +144,23 @@ def tags(subject: Subject) -> Iterator[Finding]:
         )
 
 
-def _max_glibc(subject: Subject, true: tuple[int, int] | None, floor: str, reason: str) -> Iterator[Finding]:
+def _max_glibc(subject: Subject) -> Iterator[Finding]:
+    """By the versions themselves: the next manylinux may be a later one."""
     text = subject.expected.max_glibc
-    allowed = _numbers(text)
-    if true is None:
+    carried = {PurePosixPath(part.name).name for part in subject.parts}
+    wanted = [
+        (_numbers(symbol.version.removeprefix("GLIBC_")), f"{part.short} wants {symbol.name}")
+        for part in subject.parts
+        for symbol in part.library.imports
+        if re.fullmatch(r"GLIBC_\d+\.\d+(\.\d+)?", symbol.version) and symbol.library not in carried
+    ]
+    version, reason = max(wanted, default=((0, 0), ""))
+    if version > _numbers(text):
         yield Finding(
             check="max-glibc",
             severity="error",
-            what=f"No manylinux describes what the libraries want ({floor or 'unknown'}), and at most glibc {text} is allowed.",
-            why=reason,
-        )
-    elif true > allowed:
-        yield Finding(
-            check="max-glibc",
-            severity="error",
-            what=f"The libraries want glibc {_dotted(true)}, and at most {text} is allowed.",
-            why=f"{reason}.",
+            what=f"The libraries want glibc {_dotted(version)}, and at most {text} is allowed.",
+            why=f"{reason}@GLIBC_{_dotted(version)}: an older system cannot load it.",
             cure="Build on a system with an older glibc (a manylinux image).",
         )
 
@@ -222,8 +224,8 @@ def _glibc(platform: str) -> tuple[int, int] | None:
 
 
 def _numbers(text: str) -> tuple[int, int]:
-    major, _, minor = text.partition(".")
-    return int(major), int(minor or 0)
+    major, minor, *_ = [*text.split("."), "0"]
+    return int(major), int(minor)
 
 
 def _dotted(version: tuple[int, int]) -> str:

@@ -48,7 +48,7 @@ def stable_abi(subject: Subject) -> Iterator[Finding]:
         late = sorted(
             (since, name) for name in names if (since := _since(name)) and tagged and since > tagged
         )
-        if late:
+        if late and tagged:
             since = late[-1][0]
             harmful = oldest is None or since > oldest
             yield Finding(

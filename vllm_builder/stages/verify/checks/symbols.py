@@ -27,24 +27,24 @@ def undefined_symbols(subject: Subject) -> Iterator[Finding]:
         wanted = [s for s in part.library.imports if not s.weak and not PYTHON.fullmatch(s.name)]
         missing = []
         for symbol in wanted:
-            if _runtime(symbol, closure) or closure.defines(symbol.name) or symbol.name in part.exports:
+            if _of_runtime(symbol) or closure.defines(symbol.name) or symbol.name in part.exports:
                 continue
             if library := closure.may_define(symbol.name):
                 by_name.setdefault(library, set()).add(symbol.name)
             else:
                 missing.append(symbol.name)
         yield from _missing(subject, part, closure, missing)
-    for library, names in sorted(by_name.items()):
+    if by_name:
+        counts = ", ".join(f"{len(names)} of {library}" for library, names in sorted(by_name.items()))
         yield Finding(
             check="undefined-symbol",
             severity="info",
-            what=f"{len(names)} symbols were taken to be in {library} by their names only: {_some(sorted(names))}.",
-            where=library,
-            why="The library is not on this machine.",
+            what=f"Symbols that were found by their names only: {counts}.",
+            why="These libraries are not on this machine; which names they define is written in sonames.toml.",
         )
 
 
-def _runtime(symbol: Symbol, closure: Closure) -> bool:
+def _of_runtime(symbol: Symbol) -> bool:
     """Versioned symbols of the system's runtimes: the linker found them in a library that says this version."""
     return symbol.version.startswith(_RUNTIME)
 
