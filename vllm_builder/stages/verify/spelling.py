@@ -75,9 +75,10 @@ def _function(text: str) -> str:
 
 
 def qualified(name: str) -> str:
-    """The name of a function without parameters and template arguments: ``_ZN6marlin6MarlinILi1EEEvv`` -> ``marlin::Marlin``.
+    """The name of a function without parameters and template arguments.
 
-    Read from the mangled name itself: tools that demangle are not everywhere, and stop at very long names.
+    ``_ZN6marlin6MarlinILi1EEEvv`` -> ``marlin::Marlin``. Read from the mangled name itself: tools that demangle are not
+    everywhere, and stop at very long names.
     """
     words = _words(name)[0]
     return "::".join("{anonymous}" if word.startswith("_GLOBAL__N") else word for word in words) or name

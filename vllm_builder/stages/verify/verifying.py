@@ -107,6 +107,7 @@ def verify(
             wheel=wheel.location,
             sha256=_sha256(wheel),
             expected=expected.origin,
+            torch=f"{build.version} ({build.origin})" if build else "",
             findings=tuple(sorted(findings, key=lambda f: _RANK[f.severity])),
             checks=tuple(name for name in CHECKS if name not in unknown and (name != "against" or against)),
             answers=_answers(subject),
@@ -139,6 +140,14 @@ def judge(report: Report, *, strict: bool = False) -> None:
             next=warnings[0].cure,
             details=[one_line(f) for f in warnings],
         )
+
+
+def tally(report: Report) -> str:
+    """``1 error, 3 warnings, 2 remarks``."""
+    counts = Counter(f.severity for f in report.findings if f.check != "not-checked")
+    words = (("error", "error"), ("warning", "warning"), ("info", "remark"))
+    said = [_count(counts[severity], word) for severity, word in words if counts[severity]]  # type: ignore[index]
+    return ", ".join(said) or "nothing to remark"
 
 
 def one_line(finding: Finding) -> str:

@@ -144,7 +144,8 @@ def _dead(subject: Subject, part: Part, expected: ExpectedExtension | None) -> I
             what=f"{len(bad_units)} of {len(part.units)} units of {part.short} are dead on {named}: they hold "
             f"{_codes(part, bad_units)} only{_names(part, bad_units)}",
             where=part.name,
-            why=f"There is neither binary code of that major version nor PTX: on {named} these kernels fail with 'no kernel "
+            why=f"There is neither binary code of that major version nor PTX: on {named} these kernels "
+            "fail with 'no kernel "
             "image is available'."
             + ("" if known else " Whether the release means that cannot be told without its CMake files."),
             cure=f"Build with --arch that names {named}.",

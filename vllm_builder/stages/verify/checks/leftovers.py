@@ -8,8 +8,8 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from vllm_builder.stages.verify.inspecting import may_be_library
-from vllm_builder.stages.verify.model import Finding
-from vllm_builder.stages.verify.subject import Subject
+from vllm_builder.stages.verify.model import Finding, Severity
+from vllm_builder.stages.verify.subject import Part, Subject
 from vllm_builder.stages.verify.table import table
 
 _STRAY: Final = re.compile(
@@ -32,25 +32,28 @@ def rpaths(subject: Subject) -> Iterator[Finding]:
                     severity="error",
                     what=f"{part.short} has {kind} {', '.join(bad)}.",
                     where=part.name,
-                    why="A folder of the machine that built it: where it exists, other libraries are loaded from it than are "
+                    why="A folder of the machine that built it: where it exists, other libraries are "
+                    "loaded from it than are "
                     "meant, and whoever can write there runs code.",
                     cure="Strip it (patchelf --remove-rpath), or link with -DCMAKE_SKIP_RPATH=ON.",
                 )
 
 
 def source_paths(subject: Subject) -> Iterator[Finding]:
-    personal, other = [], []
+    personal: list[tuple[Part, str]] = []
+    other: list[tuple[Part, str]] = []
     for part in subject.parts:
         for path in part.paths:
             (personal if _PERSONAL.match(path) else other).append((part, path))
-    for severity, found in (("warning", personal), ("info", other)):
+    graded: tuple[tuple[Severity, list[tuple[Part, str]]], ...] = (("warning", personal), ("info", other))
+    for severity, found in graded:
         if not found:
             continue
         roots = sorted({"/".join(path.split("/")[:3]) for _, path in found})
         names = ", ".join(dict.fromkeys(part.short for part, _ in found))
         yield Finding(
             check="build-path",
-            severity="warning" if severity == "warning" else "info",
+            severity=severity,
             what=f"{len(found)} source files are named by their path on the machine that built the wheel, under "
             f"{', '.join(roots[:_SHOWN])}{' and more' if len(roots) > _SHOWN else ''}.",
             where=names,

@@ -34,9 +34,11 @@ def requirements(subject: Subject) -> Iterator[Finding]:
             severity="error",
             what=f"The requirement {'; '.join(sorted(expected[name]))} is not in the wheel.",
             where=where,
-            why=f"vLLM {subject.expected.release} names it for {subject.expected.device}: an installation without it breaks when "
+            why=f"vLLM {subject.expected.release} names it for {subject.expected.device}: an "
+            "installation without it breaks when "
             "that package is imported.",
-            cure="Look what took it out of the requirement file (a line that happens to contain 'torch'?), and build again.",
+            cure="Look what took it out of the requirement file (a line that happens to contain "
+            "'torch'?), and build again.",
         )
     for name in sorted(found.keys() - expected.keys() - TORCH_FAMILY):
         yield Finding(
@@ -51,7 +53,8 @@ def requirements(subject: Subject) -> Iterator[Finding]:
             yield Finding(
                 check="requirements",
                 severity="warning",
-                what=f"The wheel requires {'; '.join(sorted(found[name]))}, and the release {'; '.join(sorted(expected[name]))}.",
+                what=f"The wheel requires {'; '.join(sorted(found[name]))}, and the release "
+                f"{'; '.join(sorted(expected[name]))}.",
                 where=where,
             )
 
@@ -93,7 +96,8 @@ def tags(subject: Subject) -> Iterator[Finding]:
             severity="warning" if alike and not ours else "error",
             what=f"The file is called {', '.join(sorted(outside))}, and WHEEL says {', '.join(sorted(inside))}.",
             where=where,
-            why="The file was renamed by hand. Installers go by the name, tools that open the wheel by WHEEL: what one accepts "
+            why="The file was renamed by hand. Installers go by the name, tools that open the wheel "
+            "by WHEEL: what one accepts "
             "another refuses.",
             cure="Retag it as a whole: `wheel tags --platform-tag ...`.",
         )
@@ -118,7 +122,8 @@ def tags(subject: Subject) -> Iterator[Finding]:
         yield Finding(
             check="platform",
             severity="error",
-            what=f"The name promises glibc {_dotted(claimed)}, and the libraries want {_dotted(true)} ({floor.platform_floor}).",
+            what=f"The name promises glibc {_dotted(claimed)}, and the libraries want {_dotted(true)} "
+            f"({floor.platform_floor}).",
             where=where,
             why=f"An older system installs it and cannot load it: {floor.floor_reason}.",
             cure=f"Tag it {floor.platform_floor}, or build on an older system.",

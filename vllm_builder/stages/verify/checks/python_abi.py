@@ -54,7 +54,8 @@ def stable_abi(subject: Subject) -> Iterator[Finding]:
             yield Finding(
                 check="abi3",
                 severity="error" if harmful else "info",
-                what=f"{part.short} uses {late[-1][1]}, which is in the stable ABI since Python {_dotted(since)}, and the wheel is "
+                what=f"{part.short} uses {late[-1][1]}, which is in the stable ABI since Python "
+                f"{_dotted(since)}, and the wheel is "
                 f"tagged cp{tagged[0]}{tagged[1]}.",
                 where=part.name,
                 why=f"Python {_dotted(oldest or tagged)} installs the wheel and cannot load the module."

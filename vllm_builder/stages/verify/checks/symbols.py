@@ -61,7 +61,8 @@ def _missing(subject: Subject, part: Part, closure: Closure, names: Sequence[str
             severity="error",
             what=f"{part.short} calls {_some(driver)} and does not name {library} among the libraries that it needs.",
             where=part.name,
-            why="It was linked against an empty stub of the driver's library: the loader finds these functions nowhere, and "
+            why="It was linked against an empty stub of the driver's library: the loader finds these "
+            "functions nowhere, and "
             "importing fails with 'undefined symbol'.",
             cure=f"Link against a {library} that defines them (the toolkit's lib64/stubs), then build again.",
         )
@@ -107,7 +108,8 @@ def _absent_libraries(subject: Subject, part: Part, closure: Closure, *, certain
                 severity="error",
                 what=f"{part.short} needs {soname}, which torch {torch.version} does not have.",
                 where=part.name,
-                why="It was compiled against another kind of torch (with or without CUDA), and cannot be loaded with this one.",
+                why="It was compiled against another kind of torch (with or without CUDA), and cannot "
+                "be loaded with this one.",
                 cure="Use the torch that it was compiled against, or build again.",
             )
 

@@ -33,7 +33,8 @@ def stable_torch(subject: Subject) -> Iterator[Finding]:
                 f"{', '.join(late[:5])}{f' and {len(late) - 5} more' if len(late) > 5 else ''}.",
                 where=part.name,
                 why="It uses functions of torch's stable ABI that came later; importing it fails with 'undefined symbol'.",
-                cure=f"Use torch {oldest_torch(functions)} or later, or build against torch {torch} (TORCH_TARGET_VERSION).",
+                cure=f"Use torch {oldest_torch(functions)} or later, or build against torch {torch} "
+                "(TORCH_TARGET_VERSION).",
             )
 
 
@@ -52,7 +53,8 @@ def cuda_runtime(subject: Subject) -> Iterator[Finding]:
                 severity="error",
                 what=f"{part.short} needs libcudart.so.{found}, and torch{_named(build)} is for CUDA {cuda}.",
                 where=part.name,
-                why="Two CUDA runtimes in one process do not share streams and memory; mostly the other one is not there at all.",
+                why="Two CUDA runtimes in one process do not share streams and memory; mostly the "
+                "other one is not there at all.",
                 cure=f"Build with a toolkit of CUDA {major}, or use a torch for CUDA {found}.",
             )
 
