@@ -169,7 +169,9 @@ class Elf:
             section = Section(
                 strings.text(label) if kind else "", kind, flags, address, start, size, link, info
             )
-            if self.machine != "cuda":  # whose shared memory has section types of its own, without bytes in the file
+            if (
+                self.machine != "cuda"
+            ):  # whose shared memory has section types of its own, without bytes in the file
                 buffer.hold(start, section.stored, f"section {section.name}")
             sections.append(section)
         return sections

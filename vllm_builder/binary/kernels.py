@@ -53,7 +53,12 @@ def demangle(names: Iterable[str]) -> tuple[str, ...]:
         return names
     try:
         done = subprocess.run(
-            [tool], input="\n".join(names) + "\n", capture_output=True, text=True, timeout=_SECONDS, check=True
+            [tool],
+            input="\n".join(names) + "\n",
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return names
