@@ -37,6 +37,7 @@ from vllm_builder.stages.plan.steps import Steps, default_cache
 from vllm_builder.stages.plan.torch import choose_environment
 from vllm_builder.stages.toolkit.model import Toolkit
 from vllm_builder.stages.vendor.model import ExternalSource
+from vllm_builder.stages.verify.expectations import planned_expectations
 
 _CHANGES_OUTPUT = frozenset(
     {"device", "arch", "torch", "pin_torch", "build_type", "parameters", "variables"}
@@ -304,6 +305,9 @@ def _make(maker: Steps) -> Plan:
         compile=compile_spec,
         finish=finish,
         environment=environment,
+        expectations=planned_expectations(
+            folder, pin.release, compile_spec, torch, interpreter.version, rust
+        ),
         build_torch=torch,
         decisions=tuple(maker.decisions),
         notes=tuple(maker.notes),

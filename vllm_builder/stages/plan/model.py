@@ -17,6 +17,7 @@ from vllm_builder.stages.patch.operations import PatchSelection
 from vllm_builder.stages.source.model import SourcePin
 from vllm_builder.stages.toolkit.model import Toolkit
 from vllm_builder.stages.vendor.model import Lock
+from vllm_builder.stages.verify.expectations import Expectations
 
 
 class Decision(Model):
@@ -65,6 +66,8 @@ class Plan(Model):
     compile: CompileSpec
     finish: FinishSpec = FinishSpec()
     environment: Free[EnvironmentSpec]
+    expectations: Free[Expectations | None] = None
+    """What the wheel has to be; it follows from the other fields, so it decides nothing. None in older plans."""
     build_torch: Free[Torch]
     """The torch that setup.py imports, also where the wheel does not depend on it."""
     decisions: Free[tuple[Decision, ...]] = ()
