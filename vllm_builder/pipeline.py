@@ -258,7 +258,15 @@ def _build(
         )
         steps.summary = finished.wheel.name
     with steps.stage("verify", "Verify"):
-        proof = prove(finished.wheel, plan, environment, workspace, emit)
+        proof = prove(
+            finished.wheel,
+            plan,
+            environment=environment,
+            cache=cache,
+            workspace=workspace,
+            environ=environ,
+            emit=emit,
+        )
         steps.summary = f"{len(proof['checks'])} checks"
     record = Record(
         digest=plan.digest,

@@ -14,7 +14,7 @@ from vllm_builder.fs import copy_atomic, make_dir, remove_tree, write_atomic
 from vllm_builder.wheelfile.record import BuildRecord
 
 if TYPE_CHECKING:
-    from vllm_builder.cache import Workspace
+    from vllm_builder.cache import Cache, Workspace
     from vllm_builder.stages.compile.model import CompileResult
     from vllm_builder.stages.environment.model import Environment
     from vllm_builder.stages.plan.model import Plan
@@ -43,12 +43,20 @@ def build_record(plan: Plan, environment: Environment, result: CompileResult, tr
         extensions=plan.compile.extensions,
         left_out=left_out,
         inputs=plan.as_dict()["inputs"],
+        expectations=plan.expectations.model_dump(mode="json") if plan.expectations else {},
         tools={name: environment.packages[name] for name in _TOOLS if name in environment.packages},
     )
 
 
 def prove(
-    wheel: Path, plan: Plan, environment: Environment, workspace: Workspace, emit: Emit
+    wheel: Path,
+    plan: Plan,
+    *,
+    environment: Environment,
+    cache: Cache,
+    workspace: Workspace,
+    environ: Mapping[str, str],
+    emit: Emit,
 ) -> dict[str, Any]:
     """Verify a finished wheel before anybody gets it.
 
@@ -58,7 +66,7 @@ def prove(
     Raises:
         VerifyFailed: the wheel is not what was asked for; it and the report are kept aside.
     """
-    report = _verify(wheel, environment, plan)
+    report = _verify(wheel, plan, environment, cache, environ, emit)
     for finding in report.findings:
         if finding.severity == "warning":
             emit(Note(stage="verify", level="warning", message=_line(finding)))
@@ -85,14 +93,16 @@ def reject(wheel: Path, report: Mapping[str, Any], folder: Path) -> Path:
     return folder
 
 
-def _verify(wheel: Path, environment: Environment, plan: Plan) -> Report:
-    try:
-        from vllm_builder.stages.verify import verify
-    except ImportError:
-        from vllm_builder.stages.verify.model import Report
+def _verify(
+    wheel: Path, plan: Plan, environment: Environment, cache: Cache, environ: Mapping[str, str], emit: Emit
+) -> Report:
+    from vllm_builder.stages.verify.verifying import verify
 
-        return Report(wheel=str(wheel), sha256="", expected="")
-    return verify(str(wheel))
+    # The torch that it was compiled against, so nothing has to be fetched.
+    torch = str(environment.python) if plan.torch is not None else ""
+    return verify(
+        wheel, plan.expectations, cache=cache, torch=torch, environ=environ, offline=True, emit=emit
+    )
 
 
 def _shown(findings: Iterable[Finding]) -> list[str]:
