@@ -211,6 +211,7 @@ def _make(maker: Steps) -> Plan:
     if device == "cpu":
         header = has_header("numa.h", compilers, environ)
         facts["numa"] = header is not None
+        facts["torch_cuda"] = torch.cuda is not None
         if header is None:
             # Said in the plan; while building, the patch set that switches it off says it.
             maker.notes.append(
