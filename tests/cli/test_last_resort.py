@@ -53,7 +53,11 @@ def test_an_error_that_cannot_be_written_keeps_its_exit_code_and_is_said_elsewhe
 
 
 @pytest.mark.parametrize(
-    "command", ["recipes list", "recipes list --json", "patches list", "patches show torch-pins"]
+    "command",
+    [
+        *("recipes list", "recipes list --json", "patches list", "patches show torch-pins"),
+        "doctor --offline --device empty",
+    ],
 )
 def test_a_reader_that_has_gone_is_like_sigpipe(command: str, tmp_path: Path) -> None:
     # The reader is gone before anything is written.

@@ -163,6 +163,16 @@ def test_damage_in_the_package_cache_does_not_get_in(
     assert "two/x.h" in caught.value.details
 
 
+@pytest.mark.parametrize("name", ["UV_CONSTRAINT", "UV_OVERRIDE", "UV_EXCLUDE", "UV_REQUIRE_HASHES"])
+def test_what_a_lock_has_decided_is_not_decided_again(
+    place: Place, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place.folder / "other.txt").write_text("one==2.0\n" if name != "UV_EXCLUDE" else "one\n")
+    value = "1" if name == "UV_REQUIRE_HASHES" else str(place.folder / "other.txt")
+    monkeypatch.setenv(name, value)
+    assert place.prepare().packages == {"one": "1.0", "two": "1.0"}
+
+
 def test_force_reads_the_files_themselves(place: Place) -> None:
     first = place.prepare()
     header = place.site(first) / "two/deep/data.h"

@@ -7,9 +7,9 @@ Nothing here knows of wheels. What does not fit the formats raises :class:`~vllm
 half an answer about a kernel is worse than none.
 """
 
-from vllm_builder.binary.answers import answer
+from vllm_builder.binary.answers import answer, loaded
 from vllm_builder.binary.elf import exports, is_elf, read_library
 from vllm_builder.binary.fatbin import read_fatbin
 from vllm_builder.binary.kernels import demangle, kernels
 
-__all__ = ["answer", "demangle", "exports", "is_elf", "kernels", "read_fatbin", "read_library"]
+__all__ = ["answer", "demangle", "exports", "is_elf", "kernels", "loaded", "read_fatbin", "read_library"]

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from vllm_builder.architectures import Answer, compiles_to, runs_binary
 from vllm_builder.binary.model import Unit
+
+
+def loaded(units: Iterable[Unit]) -> tuple[Unit, ...]:
+    """The units whose kernels a program launches.
+
+    With ``nvcc -rdc=true`` a library keeps, in ``__nv_relfatbin``, what its linked unit was made of: to ask this for
+    kernels would count everything twice. Only where nothing was linked it is all that there is.
+    """
+    units = tuple(units)
+    return tuple(unit for unit in units if unit.section != "__nv_relfatbin") or units
 
 
 def answer(unit: Unit, gpu: str) -> Answer:

@@ -157,7 +157,9 @@ def _parts(
         part_at = at + _ENTRY.size + _COUNT.size + index * _PART.size
         kind, mark, start, length, _, minor, major, sm, _, flags, *_ = buffer.unpack(_PART, part_at, where)
         if kind not in _KINDS or mark != 0x0101 or flags & ~_KNOWN_FLAGS:
-            buffer.refuse(f"part {index} of {where} is of kind {kind}, which nobody knows yet")
+            buffer.refuse(
+                f"part {index} of {where} has kind {kind} and flags {flags:#x}, which nobody knows yet"
+            )
         if start < begin or length > size - start:
             buffer.refuse(f"part {index} of {where} does not lie within its block")
         begin = start + length

@@ -31,6 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
         status = fail(Interrupted("Interrupted.", next="The same command goes on where this one stopped."))
     except BrokenPipeError:
         status = _PIPE_GONE
+        _silence()
     except Exception as error:  # noqa: BLE001  # the last line of defence
         status = fail(_explained(error, sys.argv[1:] if arguments is None else arguments))
     _leave(status)

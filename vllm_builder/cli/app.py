@@ -14,6 +14,7 @@ _LAZY = {
     "doctor": ("vllm_builder.cli.doctor", "doctor"),
     "patch": ("vllm_builder.cli.patch", "patch"),
     "vendor": ("vllm_builder.cli.vendor", "vendor"),
+    "verify": ("vllm_builder.cli.verify", "verify"),
     "bundle": ("vllm_builder.cli.bundle", "bundle"),
     "inspect": ("vllm_builder.cli.inspect", "inspect"),
     "compare": ("vllm_builder.cli.compare", "compare"),

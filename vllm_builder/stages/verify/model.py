@@ -100,6 +100,8 @@ class Report(Model):
     sha256: str
     expected: str
     """Where the expectations come from, in words: ``its build record``, ``--arch 10.0``, ``the release's source``."""
+    torch: str = ""
+    """Version and place of the torch that its symbols were held against; empty without one."""
     findings: tuple[Finding, ...] = ()
     checks: tuple[str, ...] = ()
     """Names of the checks that ran."""
