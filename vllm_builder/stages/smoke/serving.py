@@ -19,7 +19,7 @@ from vllm_builder.stages.smoke.program import Program, run_program, tail
 from vllm_builder.stages.smoke.room import Room
 
 _MODEL_LIMIT = 300.0
-_GRACE = 15.0
+_GRACE = 5.0
 """Seconds that the server has to end by itself."""
 _POLL = 0.5
 _TAKEN = re.compile(r"[Aa]ddress already in use|EADDRINUSE")
