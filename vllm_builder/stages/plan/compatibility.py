@@ -57,19 +57,8 @@ class Conflict(Model):
     why: str
 
 
-class ExtensionArchs(Model):
-    """For which architectures an extension module has code, in some releases."""
-
-    name: str
-    releases: str
-    archs: tuple[str, ...]
-    """As the CMake files spell them: ``9.0a``, ``8.0+PTX``."""
-    source: str = ""
-
-
 class Compatibility(Model):
     architectures: dict[str, Architecture]
-    extensions: tuple[ExtensionArchs, ...] = ()
     torch: dict[str, TorchBuilds]
     torch_archs: tuple[TorchArchs, ...]
     also_tried: tuple[AlsoTried, ...]
@@ -125,6 +114,5 @@ def compatibility() -> Compatibility:
             "conflicts": table["conflict"],
             "packaged_toolkits": table["packaged-toolkit"],
             "drivers": table["driver"],
-            "extensions": table.get("extension", ()),
         }
     )

@@ -6,12 +6,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from packaging.version import Version
-
 from vllm_builder.architectures import can_run
 from vllm_builder.errors import ContradictionError, SettingsError, SourceError, did_you_mean
 from vllm_builder.stages.patch.operations import LeaveOutExtension, Step
-from vllm_builder.stages.plan.compatibility import compatibility
 from vllm_builder.stages.plan.supported import guarded_extensions
 
 # They are part of every CUDA build, so what CMake installs beside a module that is left out goes to one of them.
@@ -107,17 +104,16 @@ def listed(folder: Path) -> tuple[str, ...]:
 
 
 def dead_extensions(names: Collection[str], release: str, archs: Iterable[str]) -> dict[str, str]:
-    """Modules that can run on no requested GPU, each with the reason.
+    """Modules that can run on no requested GPU and would be built all the same, each with the reason.
 
-    A module of which the compatibility table says nothing is taken to be alive.
+    A module of which the table says nothing is taken to be alive; what CMake leaves out by itself is not named.
     """
-    from vllm_builder.stages.patch.selecting import matches_release
+    from vllm_builder.stages.verify.table import table
 
     archs = tuple(archs)
-    version = Version(release)
     dead = {}
-    for entry in compatibility().extensions:
-        if entry.name not in names or not matches_release(entry.releases, version):
+    for entry in table().of(release, "cuda"):
+        if entry.name not in names or not entry.empty:
             continue
         if not any(can_run(code, gpu) for code in entry.archs for gpu in archs):
             dead[entry.name] = _only(entry.archs, archs)

@@ -84,7 +84,7 @@ class Release:
         A device's own requirement file counts before ``[build-system] requires``: they differ for CPU.
         """
         for relative in (f"requirements/{device}.txt", f"requirements-{device}.txt"):
-            for line in self._lines(relative):
+            for line in self.requirement_lines(relative):
                 found = _pin(line, marker_environment)
                 if found:
                     return found, relative
@@ -102,7 +102,12 @@ class Release:
                 names.update(re.findall(r"\b[A-Z][A-Z0-9_]{3,}\b", path.read_text("utf-8", "replace")))
         return frozenset(names)
 
-    def _lines(self, relative: str, via: tuple[str, ...] = ()) -> Iterator[str]:
+    def requirement_lines(self, relative: str, via: tuple[str, ...] = ()) -> Iterator[str]:
+        """The requirements of a file and of those that it includes, as they are written, without comments and options.
+
+        Raises:
+            SourceError: a file includes itself.
+        """
         path = self.folder / relative
         if not path.is_file():
             return
@@ -113,7 +118,7 @@ class Release:
             include = re.match(r"(?:-r|--requirement)[ =]?\s*(\S+)", bare)
             if include:
                 further = os.path.normpath(Path(relative).parent / include[1])
-                yield from self._lines(further, (*via, relative))
+                yield from self.requirement_lines(further, (*via, relative))
             elif bare and not bare.startswith("-"):
                 yield bare
 

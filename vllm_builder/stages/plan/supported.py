@@ -94,6 +94,26 @@ def _keeps_families(folder: Path) -> bool:
     return r"compute_\([0-9]+a?\)" not in text
 
 
+def kernel_lists(folder: Path) -> tuple[str, ...]:
+    """The lists of architectures that the release's CMake files intersect with the requested ones for single kernels.
+
+    Returns:
+        Each as it is written, ``8.0;8.6;8.9`` or ``8.0+PTX``, once and sorted; whatever condition it stands under.
+    """
+    from vllm_builder.stages.patch.cmake import CMakeFile
+
+    found = set()
+    for path in (folder / "CMakeLists.txt", *sorted((folder / "cmake").glob("**/*.cmake"))):
+        if not path.is_file():
+            continue
+        for command in CMakeFile(path.read_bytes()).commands("cuda_archs_loose_intersection"):
+            if len(command.values) > 1:
+                codes = [code for code in command.values[1].split(";") if code]
+                if codes and all(re.fullmatch(r"\d+\.\d[af]?(\+PTX)?", code) for code in codes):
+                    found.add(";".join(codes))
+    return tuple(sorted(found))
+
+
 def guarded_extensions(folder: Path) -> dict[str, tuple[str, ...]]:
     """Extension modules that the release's CMake makes only where one of their architectures was asked for.
 

@@ -27,7 +27,7 @@ class _Unusable(Exception):
 
 
 def releases(
-    indexes: Indexes, cache: Cache, *, offline: bool = False, emit: Emit = ignore
+    indexes: Indexes, cache: Cache, *, offline: bool = False, emit: Emit = ignore, project: str = PROJECT
 ) -> list[ReleaseFile]:
     """All files of all releases that the configured indexes, folders and pages list.
 
@@ -35,10 +35,13 @@ def releases(
     index, then the extra indexes. Sorted by version, then by file name. Offline, places on this machine are
     read and what the others said last time is remembered.
 
+    Args:
+        project: canonical name of another project than vLLM.
+
     Raises:
         SourceError: no place could be read at all.
     """
-    return _listing(indexes, cache, offline=offline, emit=emit)[0]
+    return _listing(indexes, cache, offline=offline, emit=emit, project=project)[0]
 
 
 def listing(
@@ -49,7 +52,7 @@ def listing(
 
 
 def _listing(
-    indexes: Indexes, cache: Cache, *, offline: bool, emit: Emit
+    indexes: Indexes, cache: Cache, *, offline: bool, emit: Emit, project: str = PROJECT
 ) -> tuple[list[ReleaseFile], list[str]]:
     from packaging.version import Version
 
@@ -63,7 +66,7 @@ def _listing(
     problems: list[str] = []
     with Http(indexes) as http:
         for place, flat in places:
-            question = [redact(place), flat]
+            question = [redact(place), flat, *([project] if project != PROJECT else [])]
             remote = _is_remote(place)
             try:
                 if remote and offline:
@@ -72,7 +75,7 @@ def _listing(
                         raise _Unusable("not asked before, and --offline forbids to ask now")
                     found = [ReleaseFile.model_validate(one) for one in remembered]
                 else:
-                    found = _read(place, flat=flat, http=http)
+                    found = _read(place, project, flat=flat, http=http)
                     if remote:
                         memo.put(question, [file.model_dump() for file in found])
             except _Unusable as error:
@@ -125,23 +128,23 @@ def local_path(place: str) -> Path | None:
     return None if "://" in place else Path(place)
 
 
-def _read(place: str, *, flat: bool, http: Http) -> list[ReleaseFile]:
+def _read(place: str, project: str, *, flat: bool, http: Http) -> list[ReleaseFile]:
     path = local_path(place)
     if path is None:
-        url = place if flat else f"{place.rstrip('/')}/{PROJECT}/"
-        return _read_remote(url, place, http)
-    target = path if flat else path / PROJECT
+        url = place if flat else f"{place.rstrip('/')}/{project}/"
+        return _read_remote(url, place, project, http)
+    target = path if flat else path / project
     page = target / "index.html" if target.is_dir() else target
     if page.is_file() and (not flat or not target.is_dir()):
-        return _parse_html(page, place)
+        return _parse_html(page, place, project)
     if target.is_dir():
-        return _read_folder(target, place)
+        return _read_folder(target, place, project)
     if flat or not path.is_dir():
         raise _Unusable("there is no such file or folder")
     return []  # an index without this project
 
 
-def _read_folder(folder: Path, place: str) -> list[ReleaseFile]:
+def _read_folder(folder: Path, place: str, project: str) -> list[ReleaseFile]:
     from pypi_simple import UnparsableFilenameError, parse_filename
 
     found = []
@@ -151,25 +154,25 @@ def _read_folder(folder: Path, place: str) -> list[ReleaseFile]:
         raise _Unusable(error.strerror or str(error)) from error
     for entry in entries:
         try:
-            project, version, kind = parse_filename(entry.name)
+            named, version, kind = parse_filename(entry.name)
         except UnparsableFilenameError:
             continue
-        if _canonical(project) == PROJECT:
+        if _canonical(named) == project:
             found += _file(entry.name, entry.absolute().as_uri(), version, kind, place)
     return found
 
 
-def _parse_html(page: Path, place: str) -> list[ReleaseFile]:
+def _parse_html(page: Path, place: str, project: str) -> list[ReleaseFile]:
     from pypi_simple import ProjectPage, UnsupportedRepoVersionError
 
     try:
-        parsed = ProjectPage.from_html(PROJECT, page.read_bytes(), base_url=page.absolute().as_uri())
+        parsed = ProjectPage.from_html(project, page.read_bytes(), base_url=page.absolute().as_uri())
     except (OSError, UnsupportedRepoVersionError) as error:
         raise _Unusable(str(error)) from error
-    return _convert(parsed.packages, place)
+    return _convert(parsed.packages, place, project)
 
 
-def _read_remote(url: str, place: str, http: Http) -> list[ReleaseFile]:
+def _read_remote(url: str, place: str, project: str, http: Http) -> list[ReleaseFile]:
     from pypi_simple import (
         ACCEPT_ANY,
         ProjectPage,
@@ -188,13 +191,13 @@ def _read_remote(url: str, place: str, http: Http) -> list[ReleaseFile]:
     if not response.ok:
         raise _Unusable(f"it answered {response.status_code} {response.reason}")
     try:
-        page = ProjectPage.from_response(response, PROJECT)
+        page = ProjectPage.from_response(response, project)
     except (UnsupportedContentTypeError, UnsupportedRepoVersionError, ValueError) as error:
         raise _Unusable(f"its page cannot be read: {' '.join(str(error).split())[:200]}") from error
-    return _convert(page.packages, place)
+    return _convert(page.packages, place, project)
 
 
-def _convert(packages: list[DistributionPackage], place: str) -> list[ReleaseFile]:
+def _convert(packages: list[DistributionPackage], place: str, wanted: str) -> list[ReleaseFile]:
     from pypi_simple import UnparsableFilenameError, parse_filename
 
     found = []
@@ -207,7 +210,7 @@ def _convert(packages: list[DistributionPackage], place: str) -> list[ReleaseFil
                 project, version, kind = parse_filename(name)
             except UnparsableFilenameError:
                 continue
-        if project is None or _canonical(project) != PROJECT:
+        if project is None or _canonical(project) != wanted:
             continue
         found += _file(
             name,

@@ -100,6 +100,8 @@ class Report(Model):
     sha256: str
     expected: str
     """Where the expectations come from, in words: ``its build record``, ``--arch 10.0``, ``the release's source``."""
+    torch: str = ""
+    """Version and place of the torch that its symbols were held against; empty without one."""
     findings: tuple[Finding, ...] = ()
     checks: tuple[str, ...] = ()
     """Names of the checks that ran."""
@@ -113,19 +115,24 @@ class Report(Model):
 
 
 class Difference(Model):
-    """One thing that two wheels do not have in common."""
+    """One thing that two wheels do not have in common. A side that lacks it is empty."""
 
     kind: str
-    """``member``, ``requirement``, ``arch``, ``symbol``, ``tag``, ``record``, ``size``, ``order``, ``timestamp``, ..."""
+    """``name``, ``version``, ``tag``, ``requirement``, ``metadata``, ``record`` (the build record), ``floor``,
+    ``member`` (content, or there at all), ``mode``; of a library ``arch``, ``cuda``, ``torch``, ``needed``, ``rpath``,
+    ``import``, ``export``, ``section``; ``size`` by kind; ``method``, ``timestamp``, ``order``, ``container``."""
     where: str
+    """Member, field or section. Folder names of ``.dist-info`` are left out: ``.dist-info/METADATA``."""
     a: str = ""
     b: str = ""
 
 
 class Comparison(Model):
-    """``identical``: the two files have the same bytes."""
+    """``identical``: the two files have the same bytes. ``same_content``: unpacked they are the same."""
 
     a: str
     b: str
     identical: bool
+    same_content: bool
     differences: tuple[Difference, ...] = ()
+    """Most important first."""

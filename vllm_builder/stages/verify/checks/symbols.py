@@ -1,0 +1,186 @@
+"""Does every library find what it wants of others when it is loaded?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from vllm_builder.binary.model import Symbol
+from vllm_builder.stages.verify.exports import kept_build, kept_versions, rules
+from vllm_builder.stages.verify.model import Finding
+from vllm_builder.stages.verify.spelling import Diagnosis, diagnose
+from vllm_builder.stages.verify.subject import Part, Subject
+from vllm_builder.stages.verify.surroundings import TORCHS_OWN, Closure
+from vllm_builder.stages.verify.torch_abi import cxx_symbols, stable_symbols
+
+PYTHON: Final = re.compile(r"_?Py[A-Z_]\w*")
+_RUNTIME: Final = ("GLIBC_", "GLIBCXX_", "CXXABI_", "GCC_", "GOMP_", "LIBGCC_")
+"""Versions of the C and C++ runtimes: whether the target has them is a question of the platform tag."""
+_SHOWN: Final = 5
+
+
+def undefined_symbols(subject: Subject) -> Iterator[Finding]:
+    by_name: dict[str, set[str]] = {}
+    for part in subject.parts:
+        closure = subject.surroundings.closure(part.library.needed)
+        wanted = [s for s in part.library.imports if not s.weak and not PYTHON.fullmatch(s.name)]
+        missing = []
+        for symbol in wanted:
+            if _of_runtime(symbol) or closure.defines(symbol.name) or symbol.name in part.exports:
+                continue
+            if library := closure.may_define(symbol.name):
+                by_name.setdefault(library, set()).add(symbol.name)
+            else:
+                missing.append(symbol.name)
+        yield from _missing(subject, part, closure, missing)
+    if by_name:
+        counts = ", ".join(f"{len(names)} of {library}" for library, names in sorted(by_name.items()))
+        yield Finding(
+            check="undefined-symbol",
+            severity="info",
+            what=f"Symbols that were found by their names only: {counts}.",
+            why="These libraries are not on this machine; which names they define is written in sonames.toml.",
+        )
+
+
+def _of_runtime(symbol: Symbol) -> bool:
+    """Versioned symbols of the system's runtimes: the linker found them in a library that says this version."""
+    return symbol.version.startswith(_RUNTIME)
+
+
+def _missing(subject: Subject, part: Part, closure: Closure, names: Sequence[str]) -> Iterator[Finding]:
+    if not names:
+        yield from _absent_libraries(subject, part, closure, certain=True)
+        return
+    driver = [n for n in names if (rule := _driver_rule(n)) and rule not in part.library.needed]
+    if driver:
+        library = _driver_rule(driver[0])
+        yield Finding(
+            check="driver-stub",
+            severity="error",
+            what=f"{part.short} calls {_some(driver)} and does not name {library} among the libraries that it needs.",
+            where=part.name,
+            why="It was linked against an empty stub of the driver's library: the loader finds these "
+            "functions nowhere, and "
+            "importing fails with 'undefined symbol'.",
+            cure=f"Link against a {library} that defines them (the toolkit's lib64/stubs), then build again.",
+        )
+    rest = [n for n in names if n not in driver]
+    torchs = [n for n in rest if n in set(cxx_symbols(rest)) | set(stable_symbols(rest))]
+    torch = subject.surroundings.torch
+    lacking = [name for name in closure.missing if TORCHS_OWN.fullmatch(name)]
+    if torchs and torch is None:
+        torchs = []  # said once, as not checked
+        rest = [] if lacking else rest
+    if torchs:
+        yield from _torch(subject, part, torchs)
+    rest = [n for n in rest if n not in torchs]
+    certain = not closure.missing
+    if rest and certain:
+        yield Finding(
+            check="undefined-symbol",
+            severity="error",
+            what=f"{part.short} wants {len(rest)} symbols that none of the libraries it needs defines: {_some(rest)}.",
+            where=part.name,
+            why="Importing it fails with 'undefined symbol', at once or when the function is first called.",
+            cure="Build against the libraries that it will run with; link what is missing.",
+        )
+    elif rest:
+        yield Finding(
+            check="undefined-symbol",
+            severity="info" if lacking and torch is None else "warning",
+            what=f"{len(rest)} symbols of {part.short} could not be looked up: {_some(rest)}.",
+            where=part.name,
+            why=f"Not at hand: {', '.join(closure.missing)}.",
+            cure="Give --torch, or verify on a machine that has these libraries.",
+        )
+    yield from _absent_libraries(subject, part, closure, certain=False)
+
+
+def _absent_libraries(subject: Subject, part: Part, closure: Closure, *, certain: bool) -> Iterator[Finding]:
+    """Libraries that a given torch should have brought and does not have."""
+    torch = subject.surroundings.torch
+    for soname in part.library.needed:
+        if torch is not None and soname in closure.missing and TORCHS_OWN.fullmatch(soname):
+            yield Finding(
+                check="missing-library",
+                severity="error",
+                what=f"{part.short} needs {soname}, which torch {torch.version} does not have.",
+                where=part.name,
+                why="It was compiled against another kind of torch (with or without CUDA), and cannot "
+                "be loaded with this one.",
+                cure="Use the torch that it was compiled against, or build again.",
+            )
+
+
+def _driver_rule(name: str) -> str:
+    for rule in rules():
+        if rule.origin == "driver" and rule.names.fullmatch(name):
+            return rule.soname.pattern.replace("\\", "")
+    return ""
+
+
+def _torch(subject: Subject, part: Part, names: Sequence[str]) -> Iterator[Finding]:
+    torch = subject.surroundings.torch
+    assert torch is not None
+    found = diagnose(names, torch.all_names())
+    compiled = _compiled_for(subject, names)
+    groups: dict[str, list[Diagnosis]] = {}
+    for one in found:
+        groups.setdefault(one.kind, []).append(one)
+    for kind, some in groups.items():
+        which = {
+            "old-string": "compiled for a torch of the old std::string ABI (_GLIBCXX_USE_CXX11_ABI=0)",
+            "new-string": "compiled for a torch of the new std::string ABI (_GLIBCXX_USE_CXX11_ABI=1)",
+            "signature": "compiled against another torch, where these functions have other parameters",
+            "gone": "compiled against another torch, which has these functions",
+        }[kind]
+        instead = next((one.instead for one in some if one.instead), "")
+        yield Finding(
+            check="torch-abi",
+            severity="error",
+            what=f"{part.short} was {which}: {len(some)} of its symbols are not in torch {torch.version}: "
+            f"{_some([_short(one.readable) for one in some])}.",
+            where=part.name,
+            why=" ".join(
+                filter(
+                    None,
+                    (
+                        compiled,
+                        f"There it is {_short(instead)}." if instead and kind == "signature" else "",
+                        "Importing it fails with 'undefined symbol'.",
+                    ),
+                )
+            ),
+            cure=f"Build it against torch {torch.version}, or use the torch that it was compiled against.",
+        )
+
+
+def _compiled_for(subject: Subject, names: Sequence[str]) -> str:
+    """Which torch an extension was compiled for, as far as the record or torch builds that were read earlier tell."""
+    said = subject.expected.torch
+    torch = subject.surroundings.torch
+    if said and torch is not None and said.split("+")[0] != torch.version.split("+")[0]:
+        return f"By its record it was compiled against torch {said}."
+    folder = subject.exports_folder
+    fitting = []
+    for version in kept_versions(folder, subject.machine) if folder else ():
+        build = kept_build(folder, version, subject.machine) if folder else None
+        if build is not None and build.all_names().issuperset(names):
+            fitting.append(version)
+    return f"All of them are in torch {', '.join(fitting)}." if fitting else ""
+
+
+def _short(text: str) -> str:
+    text = re.sub(
+        r"std::(__cxx11::)?basic_string<char, std::char_traits<char>, std::allocator<char> ?>",
+        "std::string",
+        text,
+    )
+    return text if len(text) <= 160 else text[:157] + "..."
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
