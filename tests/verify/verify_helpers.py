@@ -24,7 +24,9 @@ NAME = f"vllm-{VERSION}-cp38-abi3-linux_x86_64.whl"
 
 CHECK_FAIL = "_ZN3c106detail14torchCheckFailEPKcS2_jRKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE"
 OLD_CHECK_FAIL = "_ZN3c106detail14torchCheckFailEPKcS2_jRKSs"
-OTHER_CHECK_FAIL = "_ZN3c106detail14torchCheckFailEPKcS2_mRKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE"
+OTHER_CHECK_FAIL = (
+    "_ZN3c106detail14torchCheckFailEPKcS2_mRKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE"
+)
 GONE = "_ZN2at6native11long_forgotEv"
 _SUFFIX = {"": 0, "a": 0x100000, "f": 0x200000}
 PTX = b".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry kernel() { ret; }\n\0"
@@ -68,7 +70,9 @@ def library(
     """
     folder.mkdir(parents=True, exist_ok=True)
     lines = [f'void w{n}(void) __asm__("{symbol}");' for n, symbol in enumerate(wants)]
-    lines += [f'void d{n}(void) __asm__("{symbol}"); void d{n}(void) {{}}' for n, symbol in enumerate(defines)]
+    lines += [
+        f'void d{n}(void) __asm__("{symbol}"); void d{n}(void) {{}}' for n, symbol in enumerate(defines)
+    ]
     calls = " ".join(f"w{n}();" for n in range(len(wants)))
     lines.append(f"void *called_{name.partition('.')[0]}(void) {{ {calls} return 0; }}")
     if text:
@@ -127,7 +131,9 @@ def machine(folder: Path) -> Machine:
         libc10=libc10,
         cuda=library(folder / "driver", "libcuda.so.1", defines=("cuMemCreate", "cuMemMap")),
         empty_cuda=library(folder / "stub", "libcuda.so.1"),
-        cudart=library(folder / "toolkit", "libcudart.so.13", defines=("cudaMalloc", "__cudaRegisterFatBinary")),
+        cudart=library(
+            folder / "toolkit", "libcudart.so.13", defines=("cudaMalloc", "__cudaRegisterFatBinary")
+        ),
         program=folder / "hello",
     )
 
@@ -185,7 +191,9 @@ class Sketch:
 
 
 def build_record(archs: tuple[str, ...], lists: tuple[str, ...]) -> BuildRecord:
-    expected = from_release("0.9.2", "cuda", archs, cuda="13.0", left_out={"_vllm_fa3_C": "has no code for 10.0"})
+    expected = from_release(
+        "0.9.2", "cuda", archs, cuda="13.0", left_out={"_vllm_fa3_C": "has no code for 10.0"}
+    )
     expected = expected.model_copy(
         update={
             "version": VERSION,
@@ -251,7 +259,9 @@ class Outcome:
     def findings(self, severity: str = "", check: str = "") -> list[dict[str, str]]:
         every: list[dict[str, str]] = self.report["findings"]  # type: ignore[assignment]
         return [
-            f for f in every if (not severity or f["severity"] == severity) and (not check or f["check"] == check)
+            f
+            for f in every
+            if (not severity or f["severity"] == severity) and (not check or f["check"] == check)
         ]
 
 
