@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,3 +69,30 @@ def cmake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = ["pip", "install", "--python", sys.executable, "--target", str(folder), "cmake"]
     run_uv(command, environ=os.environ, indexes=read_indexes()).check_returncode()
     return folder / "cmake" / "data" / "bin" / "cmake"
+
+
+@pytest.fixture(scope="session")
+def real_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache folder of the real builds: what one has compiled, another need not."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def real_cpu(
+    real_cache: Path, sdist: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """v0.9.2 for CPU, compiled from nothing: the result of ``build --json``, its ``arguments`` and ``workspace``."""
+    workspace = tmp_path_factory.mktemp("cpu")
+    arguments = ["v0.9.2", "--device", "cpu", "--torch", "2.13.0", "--source", str(sdist("0.9.2"))]
+    command = [sys.executable, "-m", "vllm_builder", "build", *arguments, "--json"]
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("VLLM_", "CCACHE_", "MAX_JOBS"))}
+    run = subprocess.run(
+        [*command, "--workspace", str(workspace), "--cache-dir", str(real_cache)],
+        env=kept,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-3000:]
+    result: dict[str, Any] = json.loads(run.stdout)
+    return result | {"arguments": arguments, "workspace": workspace}

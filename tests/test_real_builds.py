@@ -27,8 +27,8 @@ Sdist = Callable[[str], Path]
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+def cache(real_cache: Path) -> Path:
+    return real_cache
 
 
 def _command(*arguments: str | Path) -> list[str]:
@@ -54,12 +54,8 @@ def _build(*arguments: str | Path, **changes: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def cpu(cache: Path, sdist: Sdist, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """v0.9.2 for CPU, compiled from nothing."""
-    workspace = tmp_path_factory.mktemp("cpu")
-    arguments = ["v0.9.2", "--device", "cpu", "--torch", TORCH, "--source", str(sdist("0.9.2"))]
-    result = _build(*arguments, "--workspace", workspace, "--cache-dir", cache)
-    return result | {"arguments": arguments, "workspace": workspace}
+def cpu(real_cpu: dict[str, Any]) -> dict[str, Any]:
+    return real_cpu
 
 
 def test_cpu_wheel_is_abi3_and_carries_the_true_version(cpu: dict[str, Any]) -> None:

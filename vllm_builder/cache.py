@@ -82,6 +82,14 @@ class Workspace:
     def log(self, digest: str) -> Path:
         return self.root / "logs" / f"{digest[:16]}.log"
 
+    def dist(self, digest: str) -> Path:
+        """What setup.py made, and the finished wheel, until the store has it."""
+        return self.root / "dist" / digest[:16]
+
+    def rejected(self, digest: str) -> Path:
+        """A wheel that was built and found not to be what was asked for, with the report."""
+        return self.root / "rejected" / digest[:16]
+
     @property
     def out(self) -> Path:
         """Where wheels are handed over unless ``--out`` says otherwise."""

@@ -21,6 +21,7 @@ from vllm_builder.errors import NoSpace, TreeChanged
 from vllm_builder.events import Emit, Note, StageFinished, StageStarted, ignore
 from vllm_builder.fs import copy_atomic, make_dir, os_errors, remove_tree, write_atomic
 from vllm_builder.model import Model
+from vllm_builder.proof import build_record, prove
 from vllm_builder.stages.compile.model import CompileResult
 from vllm_builder.stages.plan.model import Plan
 from vllm_builder.stages.source.model import SourceRequest
@@ -177,8 +178,9 @@ def run(
             record, built = _build(plan, cache, workspace, environ, request, externals, offline, force, emit)
             # Still under the tree's lock: a builder with another cache puts its wheel into the same folder.
             entry = store.add(plan.digest, built, record, force=force, emit=emit)
-            # The store has it; what compile handed over has served.
-            remove_tree(built.parent)
+            # The store has it; what was made on the way has served.
+            remove_tree(workspace.dist(plan.digest))
+            remove_tree(workspace.rejected(plan.digest))
     wheel = deliver(entry, out, emit=emit)
     return _result(plan, wheel, entry.record, False, started)
 
@@ -196,6 +198,7 @@ def _build(
 ) -> tuple[Record, Path]:
     from vllm_builder.stages.compile import compile_wheel
     from vllm_builder.stages.environment import prepare
+    from vllm_builder.stages.finish import Materials, finish
 
     _room(workspace.root, _SMALLEST_FREE[plan.device])
     steps = _Steps(emit)
@@ -237,13 +240,34 @@ def _build(
             plan.compile,
             tree=tree,
             environment=environment,
-            dist=make_dir(workspace.root / "dist") / plan.digest[:16],
+            dist=workspace.dist(plan.digest),
             log=log,
             environ=environ,
             emit=emit,
         )
         steps.summary = _compiled(result)
     write_atomic(done, "")
+    with steps.stage("finish", "Finish"):
+        finished = finish(
+            result.wheel,
+            plan.finish,
+            build_record(plan, environment, result, tree),
+            Materials(source=plan.source, externals=plan.externals, patches=plan.patches),
+            out=result.wheel.parent / "finished",
+            emit=emit,
+        )
+        steps.summary = finished.wheel.name
+    with steps.stage("verify", "Verify"):
+        proof = prove(
+            finished.wheel,
+            plan,
+            environment=environment,
+            cache=cache,
+            workspace=workspace,
+            environ=environ,
+            emit=emit,
+        )
+        steps.summary = f"{len(proof['checks'])} checks"
     record = Record(
         digest=plan.digest,
         release=plan.source.release,
@@ -258,7 +282,7 @@ def _build(
             **result.tools,
             **{k: environment.packages[k] for k in ("setuptools", "wheel") if k in environment.packages},
         },
-        wheel=WheelFile.of(result.wheel),
+        wheel=WheelFile.of(finished.wheel),
         created=now(),
         builder=__version__,
         compile=CompileFacts(
@@ -271,9 +295,11 @@ def _build(
             isolated=result.isolated,
             attempts=tuple(attempt.model_dump() for attempt in result.attempts),
         ),
+        finish=finished.model_dump(mode="json", exclude={"wheel"}),
+        verify=proof,
         extensions=plan.compile.extensions,
     )
-    return record, result.wheel
+    return record, finished.wheel
 
 
 def _from_store(plan: Plan, entry: Entry, out: Path, started: float, emit: Emit) -> BuildResult:

@@ -64,6 +64,38 @@ def test_a_changed_byte_in_a_file(contents: Contents, tmp_path: Path) -> None:
     assert str(name) in _refused(pack(tmp_path / "b.tar", contents), tmp_path, HashMismatch)
 
 
+@pytest.mark.parametrize("what", ["edited", "added", "gone"])
+def test_a_copy_in_the_cache_that_was_changed_is_unpacked_again(
+    contents: Contents, tmp_path: Path, what: str
+) -> None:
+    cache = Cache(tmp_path / "cache")
+    bundle = pack(tmp_path / "b.tar", contents)
+    folder = open_bundle(bundle, cache).folder
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    (patch, *_) = sorted(folder.glob("patches/*"))
+    if what == "edited":
+        # The same size, as a careless edit of a digit has it.
+        patch.write_bytes(patch.read_bytes()[:-1] + b"#")
+    elif what == "added":
+        (patch.parent / "mine.toml").write_text("x = 1\n")
+    else:
+        patch.unlink()
+    assert open_bundle(bundle, cache).folder == folder
+    after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    listing = folder / "vllm-builder-listing.json"
+    assert {p: d for p, d in after.items() if p != listing} == {
+        p: d for p, d in before.items() if p != listing
+    }
+
+
+def test_an_intact_copy_in_the_cache_is_not_unpacked_again(contents: Contents, tmp_path: Path) -> None:
+    events: list[Event] = []
+    for _ in range(2):
+        events.clear()
+        open_bundle(pack(tmp_path / "b.tar", contents), Cache(tmp_path / "cache"), events.append)
+    assert events == []
+
+
 def test_a_file_of_another_size(contents: Contents, tmp_path: Path) -> None:
     contents[-1] = (contents[-1][0], contents[-1][1] + b"x")
     _refused(pack(tmp_path / "b.tar", contents), tmp_path, HashMismatch)

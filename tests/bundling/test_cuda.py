@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from bundling_helpers import Machine, Origin, manifest_of, write_files, write_wheel
+from toolkit_helpers import TOOLKIT_PARTS
 
 from vllm_builder.errors import BundleError, CompilerMissing, ContradictionError
 from vllm_builder.stages.toolkit import finding
@@ -17,11 +18,6 @@ set(CUDA_SUPPORTED_ARCHS "8.0;9.0;10.0;12.0")
 cuda_archs_loose_intersection(CUDA_ARCHS "${CUDA_SUPPORTED_ARCHS}" "${CUDA_ARCHS}")
 define_gpu_extension_target(_C DESTINATION vllm USE_SABI 3 WITH_SOABI)
 """
-TOOLKIT_PARTS = (
-    *("include/cublas_v2.h", "include/cusparse.h", "include/cusolverDn.h", "include/nvrtc.h"),
-    *("lib64/libnvrtc.so", "lib64/stubs/libcuda.so"),
-)
-"""What torch's CMake and headers want of a toolkit besides its core."""
 NVCC = '#!/bin/sh\ntest "$*" = --version || exit 1\necho "release {0}, V{0}.88"\n'
 
 

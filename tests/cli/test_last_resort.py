@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -52,7 +53,11 @@ def test_an_error_that_cannot_be_written_keeps_its_exit_code_and_is_said_elsewhe
 
 
 @pytest.mark.parametrize(
-    "command", ["recipes list", "recipes list --json", "patches list", "patches show torch-pins"]
+    "command",
+    [
+        *("recipes list", "recipes list --json", "patches list", "patches show torch-pins"),
+        "doctor --offline --device empty",
+    ],
 )
 def test_a_reader_that_has_gone_is_like_sigpipe(command: str, tmp_path: Path) -> None:
     # The reader is gone before anything is written.
@@ -64,6 +69,28 @@ def test_a_standard_output_that_is_closed_breaks_nothing(tmp_path: Path) -> None
     run = shell("VB recipes list --json >&-", tmp_path)
     assert run.returncode in (0, errors.NoSpace.exit_code)
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("way", ["", "--json"])
+def test_an_interruption_is_said_wherever_it_comes(number: int, way: str, tmp_path: Path) -> None:
+    code = "import signal, vllm_builder.cli.data as d; d.available = lambda *a: signal.raise_signal({}); "
+    code += "from vllm_builder.cli import main; main(['recipes', 'list'{}])"
+    given = repr(["", way][bool(way)])
+    run = subprocess.run(
+        [sys.executable, "-c", code.format(int(number), f", {given}" if way else "")],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == errors.Interrupted.exit_code, run.stderr
+    if way:
+        assert json.loads(run.stdout)["error"] == "Interrupted"
+    else:
+        assert "Interrupted" in run.stderr
+        assert "next:" in run.stderr
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
-"""A builder in a process of its own, which can be killed."""
+"""Building a tree, here or in a process of its own that can be killed."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from vllm_builder.stages.compile.model import CompileSpec
+from vllm_builder.events import Event
+from vllm_builder.stages.compile import compile_wheel
+from vllm_builder.stages.compile.model import CompileResult, CompileSpec
 from vllm_builder.stages.environment.model import Environment
 
 BUILDER = """
@@ -65,3 +68,18 @@ def gone(process: psutil.Process) -> bool:
         return process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
+
+
+def build(
+    spec: CompileSpec, tree: Path, environment: Environment, events: list[Event] | None = None
+) -> CompileResult:
+    """Build a tree of its own folder, with the environment as it is."""
+    return compile_wheel(
+        spec,
+        tree=tree,
+        environment=environment,
+        dist=tree.parent / "dist",
+        log=tree.parent / "log",
+        environ=os.environ,
+        emit=(lambda e: None) if events is None else events.append,
+    )

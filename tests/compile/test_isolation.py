@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from compile_helpers import build
 
 from vllm_builder.errors import (
     BuilderError,
@@ -23,8 +24,8 @@ from vllm_builder.errors import (
     IsolationRefused,
 )
 from vllm_builder.events import Event, Note
-from vllm_builder.stages.compile import compile_wheel, cutoff, diagnose, isolation
-from vllm_builder.stages.compile.model import CompileResult, CompileSpec
+from vllm_builder.stages.compile import cutoff, diagnose, isolation
+from vllm_builder.stages.compile.model import CompileSpec
 from vllm_builder.stages.compile.runner import run_supervised
 from vllm_builder.stages.environment.model import Environment
 
@@ -264,20 +265,6 @@ def test_sccache_is_a_contradiction() -> None:
 
 
 # Whole builds ------------------------------------------------------------------------------------
-
-
-def build(
-    spec: CompileSpec, tree: Path, environment: Environment, events: list[Event] | None = None
-) -> CompileResult:
-    return compile_wheel(
-        spec,
-        tree=tree,
-        environment=environment,
-        dist=tree.parent / "dist",
-        log=tree.parent / "log",
-        environ=os.environ,
-        emit=(lambda e: None) if events is None else events.append,
-    )
 
 
 @allowed

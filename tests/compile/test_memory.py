@@ -8,29 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from compile_helpers import build
 
 from vllm_builder.errors import CompileFailed, CompilerKilled
 from vllm_builder.events import Event, Note
-from vllm_builder.stages.compile import compile_wheel
-from vllm_builder.stages.compile.model import Compiler, CompileResult, CompileSpec
+from vllm_builder.stages.compile.model import Compiler, CompileSpec
 from vllm_builder.stages.environment.model import Environment
 
 MakeTree = Callable[..., Path]
 Wrapper = Callable[[str], Compiler]
-
-
-def build(
-    spec: CompileSpec, tree: Path, environment: Environment, events: list[Event] | None = None
-) -> CompileResult:
-    return compile_wheel(
-        spec,
-        tree=tree,
-        environment=environment,
-        dist=tree.parent / "dist",
-        log=tree.parent / "log",
-        environ=os.environ,
-        emit=(lambda e: None) if events is None else events.append,
-    )
 
 
 def crowded(folder: Path, most: int, only: str = "*") -> str:

@@ -14,31 +14,17 @@ from pathlib import Path
 
 import psutil
 import pytest
-from compile_helpers import builder_command, start_builder, until_done
+from compile_helpers import build, builder_command, start_builder, until_done
 
 from vllm_builder.errors import NoSpace
 from vllm_builder.events import Event, Note, Output, Progress
-from vllm_builder.stages.compile import compile_wheel, schedule, supervisor
-from vllm_builder.stages.compile.model import Compiler, CompileResult, CompileSpec
+from vllm_builder.stages.compile import schedule, supervisor
+from vllm_builder.stages.compile.model import Compiler, CompileSpec
 from vllm_builder.stages.compile.watch import Watch
 from vllm_builder.stages.environment.model import Environment
 
 MakeTree = Callable[..., Path]
 Wrapper = Callable[[str], Compiler]
-
-
-def build(
-    spec: CompileSpec, tree: Path, environment: Environment, events: list[Event] | None = None
-) -> CompileResult:
-    return compile_wheel(
-        spec,
-        tree=tree,
-        environment=environment,
-        dist=tree.parent / "dist",
-        log=tree.parent / "log",
-        environ=os.environ,
-        emit=(lambda e: None) if events is None else events.append,
-    )
 
 
 def resumed(events: list[Event]) -> list[str]:

@@ -66,6 +66,15 @@ def test_what_stays_behind_is_ended(tmp_path: Path) -> None:
     assert not psutil.pid_exists(int(out))
 
 
+def test_with_tree_a_daemon_is_ended_too(tmp_path: Path) -> None:
+    # Of a session of its own, an orphan, and deaf to TERM.
+    script = "setsid -f sh -c 'trap \"\" TERM; echo $$ > pid; sleep 60; sleep 60'; while ! test -s pid; do sleep 0.05; done"
+    command = [sys.executable, "-I", supervisor.__file__, "--tree", "0.3", "/bin/sh", "-c", script]
+    with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.PIPE, start_new_session=True) as process:
+        assert process.wait() == 0
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+
+
 def test_a_daemon_that_keeps_the_pipe_is_not_waited_for(tmp_path: Path) -> None:
     # A process in a session of its own, as sccache's server is: not ours to end.
     script = (

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from compile_helpers import build
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_builder.events import Event, Output
-from vllm_builder.stages.compile import compile_wheel, learned, schedule, scheduling
-from vllm_builder.stages.compile.model import Compiler, CompileResult, CompileSpec
+from vllm_builder.stages.compile import learned, schedule, scheduling
+from vllm_builder.stages.compile.model import Compiler, CompileSpec
 from vllm_builder.stages.compile.schedule import (
     GIB,
     POOL,
@@ -180,20 +180,6 @@ def test_concurrent_builders_lose_nothing(tmp_path: Path) -> None:
 
 
 # -- with a real ninja -----------------------------------------------------------------------------
-
-
-def build(
-    spec: CompileSpec, tree: Path, environment: Environment, events: list[Event] | None = None
-) -> CompileResult:
-    return compile_wheel(
-        spec,
-        tree=tree,
-        environment=environment,
-        dist=tree.parent / "dist",
-        log=tree.parent / "log",
-        environ=os.environ,
-        emit=(lambda e: None) if events is None else events.append,
-    )
 
 
 def watched(tmp_path: Path) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from vllm_builder.errors import BuilderError, CompilerMissing, CompilerTooOld
 from vllm_builder.memo import Memo
+from vllm_builder.model import digest
 from vllm_builder.stages.compile import toolchain
 from vllm_builder.stages.compile.headers import has_header, numa_variables
 from vllm_builder.stages.compile.model import Compiler
@@ -142,6 +143,20 @@ def test_a_compiler_behind_something_else_is_asked_each_time(tmp_path: Path, cxx
     program(real, f'exec {cxx} -U__GNUC_PATCHLEVEL__ -D__GNUC_PATCHLEVEL__=77 "$@"')
     after = probe_compilers("cpu", environ, memo=memo)[1]
     assert (after.version == before.version, after.version.split(".")[-1]) == (False, "77")
+
+
+def test_what_a_script_does_is_part_of_a_compiler(tmp_path: Path, cxx: str) -> None:
+    script = program(tmp_path / "g++", f'exec {cxx} "$@"')
+    environ = {**os.environ, "CXX": str(script)}
+    plain, first = (probe_compilers("cpu", e)[1] for e in ({**os.environ, "CXX": cxx}, environ))
+    assert plain.script == ""
+    program(script, f'exec {cxx} -DNDEBUG "$@"')
+    second = probe_compilers("cpu", environ)[1]
+    assert first.version == second.version == plain.version
+    assert len({digest(plain), digest(first), digest(second)}) == 3
+    # Elsewhere it is the same one.
+    there = program(tmp_path / "there" / "g++", f'exec {cxx} -DNDEBUG "$@"')
+    assert digest(probe_compilers("cpu", {**environ, "CXX": str(there)})[1]) == digest(second)
 
 
 def test_another_compiler_by_update_alternatives_is_seen(tmp_path: Path, cxx: str) -> None:

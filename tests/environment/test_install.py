@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import shutil
 import sys
 import zipfile
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from vllm_builder.errors import InstallError
 from vllm_builder.events import Event, Note
 from vllm_builder.indexes import Indexes
 from vllm_builder.memo import Memo
@@ -136,6 +138,39 @@ def test_what_is_not_as_it_was_installed_is_made_anew_and_said(
     assert not (place.site(first) / "mine.pth").exists()
     place.prepare()
     assert place.said == ""
+
+
+@pytest.mark.parametrize("mended", [True, False])
+def test_damage_in_the_package_cache_does_not_get_in(
+    place: Place, mended: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.prepare()
+    (kept,) = (place.folder / "uv").rglob("two/deep/data.h")
+    kept.chmod(0o644)
+    kept.write_text("int atad();\n")
+    for made in (place.folder / "environments").iterdir():
+        if made.is_dir():
+            shutil.rmtree(made)
+    if mended:
+        header = place.site(place.prepare()) / "two/deep/data.h"
+        assert header.read_text() == "int data();\n"
+        assert "two/deep/data.h" in place.said
+        return
+    # The index gives the same wrong file again.
+    monkeypatch.setattr("vllm_builder.stages.environment.install.other_content", lambda _: iter(["two/x.h"]))
+    with pytest.raises(InstallError) as caught:
+        place.prepare()
+    assert "two/x.h" in caught.value.details
+
+
+@pytest.mark.parametrize("name", ["UV_CONSTRAINT", "UV_OVERRIDE", "UV_EXCLUDE", "UV_REQUIRE_HASHES"])
+def test_what_a_lock_has_decided_is_not_decided_again(
+    place: Place, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place.folder / "other.txt").write_text("one==2.0\n" if name != "UV_EXCLUDE" else "one\n")
+    value = "1" if name == "UV_REQUIRE_HASHES" else str(place.folder / "other.txt")
+    monkeypatch.setenv(name, value)
+    assert place.prepare().packages == {"one": "1.0", "two": "1.0"}
 
 
 def test_force_reads_the_files_themselves(place: Place) -> None:

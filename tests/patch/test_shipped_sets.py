@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -74,6 +76,35 @@ def test_all_that_shipped_sets_read_is_among_the_surveyed_files() -> None:
         "requirements/**/*.in",
         "requirements/**/*.txt",
     }
+
+
+@pytest.mark.corpus
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_torch_for_cuda_is_linked_for_its_cpu_part_alone(
+    sdist: Callable[[str], Path], release: str, tmp_path: Path
+) -> None:
+    with tarfile.open(sdist(release)) as archive:
+        member = archive.extractfile(f"vllm-{release}/CMakeLists.txt")
+        assert member is not None
+        before = member.read()
+    sets = {"cpu-torch": load([shipped("patches")])["cpu-torch"]}
+
+    def patched(device: Any, **facts: bool) -> list[str]:
+        write(tmp_path, {"CMakeLists.txt": before.decode()})
+        for _ in range(2):
+            apply(select(sets, release=release, device=device, facts=facts), tmp_path)
+        old, new = before.decode().splitlines(), contents(tmp_path)["CMakeLists.txt"].decode().splitlines()
+        changes = [line for line in difflib.ndiff(old, new) if line[:1] in "+-"]
+        return [line.split("(")[0] for line in changes]
+
+    assert patched("cpu", torch_cuda=True) == [
+        "+ add_library",
+        "+ if",
+        "+   set_target_properties",
+        "+ endif",
+        "+ list",
+    ]
+    assert patched("cpu", torch_cuda=False) == patched("cuda", torch_cuda=True) == patched("cpu") == []
 
 
 def test_the_torch_family_is_the_same_everywhere() -> None:

@@ -27,7 +27,7 @@ def test_a_wheel_is_built_stored_and_handed_over(toy: Toy) -> None:
         assert "vllm/patched.py" in wheel.namelist()
     assert result.record.patch_report["entries"]
     stages = [e.stage for e in toy.events if isinstance(e, StageFinished)]
-    assert stages == ["source", "patch", "environment", "compile"]
+    assert stages == ["source", "patch", "environment", "compile", "finish", "verify"]
     # Compile's own copy has served.
     assert not list((toy.workspace.root / "dist").iterdir())
 

@@ -10,14 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from toolkit_helpers import TOOLKIT_PARTS
+
 from vllm_builder import plan
 from vllm_builder.stages.plan.model import Plan
 
-TOOLKIT_PARTS = (
-    *("include/cublas_v2.h", "include/cusparse.h", "include/cusolverDn.h", "include/nvrtc.h"),
-    *("lib64/libnvrtc.so", "lib64/stubs/libcuda.so"),
-)
-"""What torch's CMake and headers want of a toolkit besides its core."""
 CMAKE = """
 if(DEFINED CMAKE_CUDA_COMPILER_VERSION AND
    CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 13.0)

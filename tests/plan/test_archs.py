@@ -46,6 +46,17 @@ def test_ptx_is_refused_and_not_lost(text: str) -> None:
     assert text.partition("+")[0] in caught.value.next
 
 
+@pytest.mark.parametrize("text", ["sm_100,sm_90a", "10.0;9.0a", "9.0a 10.0", " sm_100, 90a ,"])
+def test_several_in_one(text: str) -> None:
+    assert parse_archs([text, "8.0"], {}) == ("8.0", "9.0a", "10.0")
+
+
+@pytest.mark.parametrize("text", ["", " ", ",", "sm_100,b200"])
+def test_several_of_which_one_is_none(text: str) -> None:
+    with pytest.raises(ArchError):
+        parse_archs([text], {})
+
+
 @given(st.text(max_size=12))
 def test_any_text_is_an_arch_or_a_clear_error(text: str) -> None:
     try:

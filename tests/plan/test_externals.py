@@ -13,7 +13,7 @@ from cuda_machine import Machine
 from vendor_helpers import Repository
 
 from vllm_builder.cache import Cache
-from vllm_builder.errors import OfflineMissing, VendorError
+from vllm_builder.errors import OfflineMissing, SettingsError, VendorError
 from vllm_builder.events import Event, Note
 from vllm_builder.settings.model import Settings
 from vllm_builder.settings.recipe import load_recipe
@@ -282,3 +282,15 @@ def test_another_choice_of_submodules_is_another_question(world: World) -> None:
     assert world.plan().lock == without
     # Nor is the choice for one external a choice for another.
     world.plan(externals={"kit": world.sources["kit"], "other": asked}, offline=True)
+
+
+def test_a_toolchain_file_counts_with_its_content(tmp_path: Path) -> None:
+    file = tmp_path / "toolchain.cmake"
+    file.write_text("set(CMAKE_CXX_FLAGS_INIT -O2)\n")
+    first = folder_variables({"CMAKE_TOOLCHAIN_FILE": str(file)})
+    assert list(first) == ["CMAKE_TOOLCHAIN_FILE"]
+    file.write_text("set(CMAKE_CXX_FLAGS_INIT -O3)\n")
+    assert folder_variables({"CMAKE_TOOLCHAIN_FILE": str(file)}) != first
+    with pytest.raises(SettingsError) as caught:
+        folder_variables({"CMAKE_TOOLCHAIN_FILE": str(tmp_path / "none")})
+    assert "CMAKE_TOOLCHAIN_FILE" in caught.value.what

@@ -78,3 +78,16 @@ def test_as_json(kit: Kit) -> None:
     found = json.loads(out)
     assert found["variables"]["TORCH_CUDA_ARCH_LIST"] == "10.0"
     assert found["patch_report"]["entries"]
+
+
+def test_a_misspelt_source_is_not_overlooked(kit: Kit) -> None:
+    code, _, err = kit.person.types(
+        "source", *kit.common, "--external", f"kits={kit.kit.path}", "--dest", "out"
+    )
+    assert code == errors.SettingsError.exit_code
+    assert "did you mean kit?" in err
+    # What another release has is no mistake.
+    code, _, err = kit.person.types(
+        "source", *kit.common, *kit.mirrors, "--external", "flashmla=/nonexistent", "--dest", "out"
+    )
+    assert code == 0, err

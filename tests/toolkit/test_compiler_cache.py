@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from vllm_builder.indexes import read_indexes
-from vllm_builder.stages.compile import compilercache
-from vllm_builder.stages.compile.model import CompileSpec
+from vllm_builder.stages.compile import compilercache, reproducible
+from vllm_builder.stages.compile.model import Compiler, CompileSpec
+from vllm_builder.stages.environment.model import Environment
 from vllm_builder.stages.environment.uv import run_uv
 from vllm_builder.stages.toolkit import Toolkit
 
@@ -32,17 +34,24 @@ __global__ void k(float* x) {
 }
 #ifndef __CUDA_ARCH__
 int host() { return %s; }
+const char* place() { return __FILE__; }
+namespace { struct Init { Init(const char*) {} } init(place()); }
 #endif
 """
+
+
+_GCC = Compiler(language="CXX", id="GNU", version="12.2.0", target="x86_64-linux-gnu", path="g++")
 
 
 class _Project:
     """One unit, compiled through the cache as CMake's Ninja generator would."""
 
-    def __init__(self, folder: Path, toolkit: Toolkit, cache: Path, tools: Path) -> None:
+    def __init__(self, folder: Path, toolkit: Toolkit, cache: Path, tools: Path, **variables: str) -> None:
         self.folder = folder
+        self.place = folder / "build" / "temp"  # where setup.py has ninja run
+        self.place.mkdir(parents=True)
         self.nvcc = Path(toolkit.home) / "bin" / "nvcc"
-        self.env = {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+        self.env = {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", **variables}
         spec = CompileSpec(
             device="cuda",
             archs=("8.0", "9.0"),
@@ -51,29 +60,40 @@ class _Project:
             cuda_home=toolkit.home,
             compiler_cache="ccache",
             compiler_cache_dir=str(cache),
+            compilers=(_GCC,),
         )
         (folder / "state").mkdir(parents=True)
         self.write()
+        environment = Environment(
+            python=Path("python"), bin=Path("bin"), packages={}, site_packages=(folder / "site-packages",)
+        )
+        reproducible.arrange(spec, self.env, tree=folder, environment=environment)
         self.log = compilercache.arrange(spec, self.env, tree=folder, state=folder / "state")
 
     def write(self, *, device: str = "90.0f", host: str = "1", header: str = "") -> None:
         (self.folder / "k.cu").write_text(_SOURCE % (device, host))
         (self.folder / "only90.h").write_text(header)
 
-    def compile(self, *options: str, archs: tuple[str, ...] = ("80", "90")) -> tuple[dict[str, int], bytes]:
+    def compile(
+        self, *options: str, archs: tuple[str, ...] = ("80", "90"), cached: bool = True
+    ) -> tuple[dict[str, int], bytes]:
         assert self.log is not None
         offset = self.log.stat().st_size if self.log.exists() else 0
         codes = [f"--generate-code=arch=compute_{a},code=[compute_{a},sm_{a}]" for a in archs]
         source = str(self.folder / "k.cu")  # CMake gives absolute paths
         command = [
-            *("ccache", str(self.nvcc), *codes, "--no-compress", "-std=c++17", *options),
+            *("ccache", str(self.nvcc), *shlex.split(self.env["CUDAFLAGS"]), *codes),
+            *("--no-compress", "-std=c++17", *options),
             *("-MD", "-MT", "k.o", "-MF", "k.o.d", "-x", "cu", "-c", source, "-o", "k.o"),
         ]
+        if not cached:
+            del command[0]
+        (self.place / "k.o").unlink(missing_ok=True)
         done = subprocess.run(
-            command, cwd=self.folder, env=self.env, capture_output=True, text=True, check=False
+            command, cwd=self.place, env=self.env, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        return compilercache.ccache_answers(self.log, offset=offset), (self.folder / "k.o").read_bytes()
+        return compilercache.ccache_answers(self.log, offset=offset), (self.place / "k.o").read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +159,37 @@ def test_another_assembler_under_the_same_nvcc_misses(
     ptxas.write_bytes(changed)
     ptxas.chmod(0o755)
     assert _Project(tmp_path / "three", copied, cache, tools).compile()[0] == MISS
+
+
+def test_options_that_nvcc_takes_from_the_environment_miss(
+    assembled: Toolkit, tools: Path, tmp_path: Path
+) -> None:
+    """ccache does not look at these variables, and would give the object of other options."""
+    cache = tmp_path / "ccache"
+    for number, name in enumerate(("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS")):
+        places = [tmp_path / f"{number}-{place}" for place in "abc"]
+        options = ["-DA=1", "-DA=2", "-DA=1"]
+        answers = [
+            _Project(place, assembled, cache, tools, **{name: option}).compile()[0]
+            for place, option in zip(places, options, strict=True)
+        ]
+        assert answers == [MISS, MISS, HIT]
+
+
+def test_an_object_names_neither_its_folder_nor_a_process(
+    assembled: Toolkit, tools: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "ccache"
+    one = _Project(tmp_path / "one", assembled, cache, tools)
+    answer, first = one.compile()
+    assert answer == MISS
+    assert str(tmp_path).encode() not in first
+    assert b"tmpxft" not in first
+    assert b"./k.cu\0" in first
+    # In the same folder it is the same again, with the cache and without.
+    assert one.compile(cached=False)[1] == first
+    # Elsewhere nvcc gives other names to what is internal; the cache gives the same object.
+    other = _Project(tmp_path / "two" / "deeper", assembled, cache, tools)
+    answer, second = other.compile()
+    assert (answer, second) == (HIT, first)
+    assert str(tmp_path).encode() not in other.compile(cached=False)[1]

@@ -108,6 +108,12 @@ def make_bundle(layers: Layers, output: Path, *, environ: Mapping[str, str], emi
 
 def _check(plan: Plan) -> None:
     """What would have to come along and cannot."""
+    if "CMAKE_TOOLCHAIN_FILE" in plan.folders:
+        raise BundleError(
+            "CMAKE_TOOLCHAIN_FILE names a file of this machine.",
+            why="It decides what is compiled, and is not put into a bundle.",
+            next="Unset it, or set its choices with CC, CXX and CMAKE_ARGS.",
+        )
     if plan.folders:
         name = sorted(plan.folders)[0]
         raise BundleError(

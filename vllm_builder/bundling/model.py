@@ -22,7 +22,18 @@ PATCHES: Final = "patches"
 WHEELS: Final = "wheels"
 LOCK_FILE: Final = "externals.lock.toml"
 DECIDES: Final = (
-    *("version", "device", "arch", "recipe", "torch", "torch_index", "build_type", "keep_dead", "extensions"),
+    *(
+        "version",
+        "device",
+        "arch",
+        "recipe",
+        "torch",
+        "torch_index",
+        "pin_torch",
+        "build_type",
+        "keep_dead",
+        "extensions",
+    ),
     *("source", "git_url", "patches", "with_patch", "without_patch", "parameters", "externals", "lock_file"),
     *("variables", "cuda", "cuda_home", "compiler_cache"),
 )

@@ -25,7 +25,7 @@ from vllm_builder.bundling.model import FORMAT, MANIFEST, BundledFile, Manifest
 from vllm_builder.cache import Cache
 from vllm_builder.errors import BuilderError, BundleError, HashMismatch, HostileArchive, NoSpace
 from vllm_builder.events import Emit, Progress, StageFinished, StageStarted, ignore
-from vllm_builder.fs import make_dir, os_errors, remove_tree
+from vllm_builder.fs import make_dir, os_errors, remove_tree, walk_files, write_atomic
 from vllm_builder.model import canonical_json
 from vllm_builder.stages.source.archives import Entry, entries_of
 from vllm_builder.stages.source.placing import partial_folder
@@ -35,6 +35,8 @@ _AGAIN: Final = "Copy the bundle again and compare its SHA-256 with what was pri
 _HEADERS: Final = 4096
 """Bytes of a tar around each file, at most."""
 _CHUNK: Final = 1 << 15
+_LISTING: Final = "vllm-builder-listing.json"
+"""Beside what was unpacked: path -> size and time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ def open_bundle(file: Path, cache: Cache, emit: Emit = ignore) -> Opened:
                 from vllm_builder.stages.source.extraction import extract
 
                 extract(partial / manifest.source_file, partial / "source-tree")
+            _write_listing(partial)
             partial.replace(folder)
         summary = f"{len(manifest.files)} files, {manifest.size / 1e9:.2f} GB, all as listed"
         emit(StageFinished(stage="bundle", seconds=time.monotonic() - started, summary=summary))
@@ -104,13 +107,24 @@ def open_bundle(file: Path, cache: Cache, emit: Emit = ignore) -> Opened:
 
 
 def _whole(opened: Opened) -> bool:
-    """Whether everything is still there; what was unpacked was whole, so sizes tell."""
+    """Whether everything is there as it was unpacked: what was unpacked was whole, so sizes and times tell.
+
+    What a bundle holds is taken without asking further, so a change in it would go into the wheel.
+    """
     try:
-        return opened.folder.is_dir() and all(
-            (opened.folder / one.path).stat().st_size == one.size for one in opened.manifest.files
-        )
-    except OSError:
+        kept = json.loads((opened.folder / _LISTING).read_text("utf-8"))
+        return bool(kept == _listing(opened.folder))
+    except (OSError, ValueError, BuilderError):
         return False
+
+
+def _listing(folder: Path) -> dict[str, list[int]]:
+    files = walk_files(folder, lambda name, top: top and name == _LISTING)
+    return {path: [stat.st_size, stat.st_mtime_ns] for path, stat in files.items()}
+
+
+def _write_listing(folder: Path) -> None:
+    write_atomic(folder / _LISTING, json.dumps(_listing(folder), separators=(",", ":")))
 
 
 @contextmanager

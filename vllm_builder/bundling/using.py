@@ -28,7 +28,8 @@ _MACHINES_OWN: Final = {"cuda", "cuda_home"}
 _SUGGESTED: Final = {"compiler_cache"}
 _OPTIONS: Final = {"parameters": "parameter", "variables": "variable", "externals": "external"}
 _AS_ASKED: Final = (
-    *("version", "build_type", "keep_dead", "parameters", "extensions", "with_patch", "without_patch"),
+    *("version", "pin_torch", "build_type", "keep_dead", "parameters", "extensions"),
+    *("with_patch", "without_patch"),
 )
 
 

@@ -31,6 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
         status = fail(Interrupted("Interrupted.", next="The same command goes on where this one stopped."))
     except BrokenPipeError:
         status = _PIPE_GONE
+        _silence()
     except Exception as error:  # noqa: BLE001  # the last line of defence
         status = fail(_explained(error, sys.argv[1:] if arguments is None else arguments))
     _leave(status)
@@ -44,7 +45,8 @@ def _run(arguments: list[str] | None) -> int:
     try:
         status = cli.main(args=arguments, prog_name="vllm-builder", standalone_mode=False)
     except click.exceptions.Abort:
-        return 130
+        # click's name for Ctrl-C.
+        raise KeyboardInterrupt from None
     except click.ClickException as error:
         error.show()
         return error.exit_code

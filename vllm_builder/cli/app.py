@@ -18,6 +18,7 @@ _LAZY = {
     "bundle": ("vllm_builder.cli.bundle", "bundle"),
     "inspect": ("vllm_builder.cli.inspect", "inspect"),
     "compare": ("vllm_builder.cli.compare", "compare"),
+    "smoke": ("vllm_builder.cli.smoke", "smoke"),
     "cache": ("vllm_builder.cli.cache", "cache"),
     "recipes": ("vllm_builder.cli.data", "recipes"),
     "patches": ("vllm_builder.cli.data", "patches"),

@@ -46,7 +46,6 @@ def list_(cache_dir: str | None, json_: bool) -> None:
         return
     for broken in unreadable:
         click.echo(f"{broken.digest[:12]}: {broken.error.what}", err=True)
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -64,10 +63,7 @@ def list_(cache_dir: str | None, json_: bool) -> None:
             r.created,
             r.wheel.filename,
         )
-    console = Console()
-    if not console.is_terminal:
-        console.width = 200
-    console.print(table if entries else "The store is empty.")
+    screen.console(width=200).print(table if entries else "The store is empty.")
 
 
 @cache.command()

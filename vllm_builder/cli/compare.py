@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import groupby
+from itertools import chain, groupby, islice, zip_longest
 from typing import TYPE_CHECKING
 
 import click
@@ -54,7 +54,7 @@ def show(found: Comparison) -> None:
     """Print a comparison for a person."""
     for kind, group in groupby(found.differences, key=lambda difference: difference.kind):
         differences = list(group)
-        shown = differences[:_SHOWN]
+        shown = _some(differences)
         count = f" ({len(differences)})" if len(differences) > len(shown) else ""
         click.echo(f"{_TITLES[kind]}{count}")
         for difference in shown:
@@ -67,6 +67,16 @@ def show(found: Comparison) -> None:
         click.echo("the same content, in zip files that differ")
     else:
         click.echo("different")
+
+
+def _some(differences: list[Difference]) -> list[Difference]:
+    """A few of each sort (gone, new, changed), in their order: many of one must not hide the others."""
+    sorts: dict[tuple[bool, bool], list[Difference]] = {}
+    for difference in differences:
+        sorts.setdefault((bool(difference.a), bool(difference.b)), []).append(difference)
+    in_turn = (one for one in chain.from_iterable(zip_longest(*sorts.values())) if one is not None)
+    chosen = {id(one) for one in islice(in_turn, _SHOWN)}
+    return [difference for difference in differences if id(difference) in chosen]
 
 
 def _line(difference: Difference) -> str:

@@ -38,7 +38,6 @@ def doctor(json_: bool, **options: Any) -> None:
 
 
 def _show(checks: tuple[Check, ...]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -50,4 +49,4 @@ def _show(checks: tuple[Check, ...]) -> None:
         table.add_row(Text(mark, style=style), check.name, Text(check.found))
         if check.cure:
             table.add_row("", "", Text(f"-> {check.cure}", style="dim"))
-    Console().print(table)
+    screen.console().print(table)

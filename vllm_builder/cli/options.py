@@ -19,6 +19,7 @@ _METAVAR = {
     "device": "cuda|cpu|empty",
     "torch": "existing|auto|VERSION",
     "torch_index": "URL|cuXXX|cpu",
+    "pin_torch": "none|minor|exact",
     "cuda": "auto|pypi|system|PATH",
     "cuda_home": "DIR",
     "python": "PATH|X.Y",

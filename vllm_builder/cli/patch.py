@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from vllm_builder.stages.patch.report import PatchReport
 
 
-_FACTS = ("torch", "setuptools", "cuda", "numa")
+_FACTS = ("torch", "setuptools", "cuda", "numa", "torch_cuda")
 """What a plan knows, whether a set asks for it or not."""
 
 

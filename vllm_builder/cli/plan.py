@@ -15,13 +15,10 @@ from vllm_builder.stages.store import Store
 
 def show(plan: Plan, settings: Settings, cache: Cache) -> None:
     """The plan as a table: what, value, and where the value came from."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
-    if not console.is_terminal:
-        console.width = 200
+    console = screen.console(width=200)
     table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     for title in ("what", "value", "because of"):
         table.add_column(title, overflow="fold")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vllm_builder.errors import BuilderError
 from vllm_builder.events import Emit, Event, Note, StageFinished, StageStarted
 from vllm_builder.listeners.choice import screen as choose
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _state: dict[str, bool] = {"json": False}
 
@@ -31,6 +34,21 @@ def print_json(value: Any) -> None:
         except UnicodeEncodeError:  # of a path that is no UTF-8
             text = json.dumps(value, indent=1)
     print(text)
+
+
+def console(*, width: int | None = None) -> Console:
+    """Where a result is shown to a person. ``width`` counts where standard output is no terminal."""
+    from rich.console import Console
+
+    class Standard(Console):
+        def on_broken_pipe(self) -> None:
+            # rich's own way out is the status 1, which means something else in scripts.
+            raise BrokenPipeError
+
+    made = Standard()
+    if width is not None and not made.is_terminal:
+        made.width = width
+    return made
 
 
 def fail(error: BuilderError) -> int:

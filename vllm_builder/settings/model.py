@@ -16,6 +16,7 @@ from vllm_builder.stages.vendor.model import ExternalSource
 
 Device = Literal["cuda", "cpu", "empty"]
 CacheChoice = Literal["auto", "ccache", "sccache", "off"]
+PinTorch = Literal["none", "minor", "exact"]
 
 
 def _jobs(value: object) -> object:
@@ -100,6 +101,11 @@ class Settings(Model):
     )
     torch_index: Annotated[str | None, BeforeValidator(_torch_index)] = Field(
         None, description="Index for torch alone: a URL, or cu129, cpu, ... for PyTorch's own"
+    )
+    pin_torch: PinTorch = Field(
+        "minor",
+        description="Torch in the wheel's requirements: minor (~=2.9.1 where it was compiled against 2.9.1; exact for a "
+        "pre-release), exact, or none",
     )
     cuda: Annotated[str, BeforeValidator(_cuda)] = Field(
         "auto",

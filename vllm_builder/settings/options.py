@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypedDict
 
-from vllm_builder.settings.model import CacheChoice, Device
+from vllm_builder.settings.model import CacheChoice, Device, PinTorch
 from vllm_builder.stages.vendor.model import ExternalSource
 
 
@@ -18,6 +18,7 @@ class Options(TypedDict, total=False):
     recipe: Path | str | None
     torch: str
     torch_index: str | None
+    pin_torch: PinTorch
     cuda: Path | str
     cuda_home: Path | str | None
     python: Path | str | None

@@ -13,7 +13,7 @@ from pathlib import Path
 from vllm_builder.errors import Busy, Interrupted, SourceError, WheelMismatch
 from vllm_builder.events import Emit, Note, ignore
 from vllm_builder.fs import copy_atomic, make_dir, os_errors, remove_tree, write_atomic
-from vllm_builder.stages.compile import compilercache, diagnose, isolation, ninja, scheduling
+from vllm_builder.stages.compile import compilercache, diagnose, isolation, ninja, reproducible, scheduling
 from vllm_builder.stages.compile.buildenv import child_environment, ignored_variables, job_variables
 from vllm_builder.stages.compile.model import Attempt, CompileResult, CompileSpec
 from vllm_builder.stages.compile.runner import run_supervised
@@ -78,6 +78,7 @@ def compile_wheel(
         fresh = state / "dist"
         _sweep(fresh, tree)
         env = child_environment(spec, environment, environ)
+        reproducible.arrange(spec, env, tree=tree, environment=environment)
         stats = compilercache.arrange(spec, env, tree=tree, state=state)
         stats_offset = stats.stat().st_size if stats is not None and stats.exists() else 0
         totals = compilercache.sccache_totals(env) if spec.compiler_cache == "sccache" else {}

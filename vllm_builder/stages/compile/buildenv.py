@@ -11,6 +11,7 @@ from vllm_builder.stages.compile import ninja
 from vllm_builder.stages.compile.headers import numa_variables
 from vllm_builder.stages.compile.model import CompileSpec
 from vllm_builder.stages.environment.model import Environment
+from vllm_builder.stages.finish.model import EPOCH
 
 # Another Python's settings: they would let it, or its packages, into the build, or change what setup.py makes
 # of itself (PYTHONOPTIMIZE, _PYTHON_HOST_PLATFORM). The environment is ours, so its bytecode may be kept too:
@@ -133,6 +134,9 @@ def child_environment(
     dropped = (*_FOREIGN_PYTHON, *_HARMFUL, *_THE_PLANS, *_OUTPUT)
     env = {k: v for k, v in environ.items() if not (_matches(k, dropped) or _leads_away(k))}
     env.update(spec.variables)
+    # Compilers (__DATE__), setuptools and whatever else has heard of it take this for the present moment.
+    env.setdefault("SOURCE_DATE_EPOCH", str(EPOCH))
+    env["PYTHONHASHSEED"] = "0"
 
     path = [str(environment.bin)]
     if spec.cuda_home:

@@ -19,6 +19,7 @@ from pathlib import Path
 from vllm_builder.errors import InstallError
 from vllm_builder.fs import make_dir, os_errors, remove_tree
 from vllm_builder.stages.compile.model import CompileSpec
+from vllm_builder.stages.compile.reproducible import IGNORED_BY_CCACHE
 
 # Counters that say where an answer was kept, not what it was.
 _COUNTERS = ("local_storage", "remote_storage", "files_in", "cache_size")
@@ -93,9 +94,10 @@ def _ccache(spec: CompileSpec, env: dict[str, str], tree: Path, state: Path) -> 
     if spec.compiler_cache_dir:
         defaults["CCACHE_DIR"] = spec.compiler_cache_dir
     if spec.device == "cuda":
-        defaults["CCACHE_IGNOREOPTIONS"] = "--threads=*"
-        if parts := _cuda_parts(spec, env):
-            # nvcc is only a driver: another cicc or ptxas below it makes other code.
+        defaults["CCACHE_IGNOREOPTIONS"] = f"--threads=* {IGNORED_BY_CCACHE}"
+        # nvcc is only a driver: another cicc or ptxas below it makes other code.
+        parts = [*_cuda_parts(spec, env), *_nvcc_flags(env, state)]
+        if parts:
             defaults["CCACHE_EXTRAFILES"] = os.pathsep.join(parts)
     for name, value in defaults.items():
         # Each setting has a negated spelling (CCACHE_NODEPEND) that counts as set too.
@@ -113,6 +115,17 @@ def _cuda_parts(spec: CompileSpec, env: Mapping[str, str]) -> list[str]:
     root = Path(spec.cuda_home) if spec.cuda_home else Path(nvcc).resolve().parent.parent
     candidates = (root / "nvvm" / "bin" / "cicc", root / "bin" / "ptxas")
     return [str(path) for path in candidates if path.is_file()]
+
+
+def _nvcc_flags(env: Mapping[str, str], state: Path) -> list[str]:
+    """nvcc reads options from two variables, which ccache (4.14) does not look at: here they become a file."""
+    flags = {name: env[name] for name in ("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS") if env.get(name)}
+    if not flags:
+        return []
+    file = state / "nvcc-flags.json"
+    with os_errors(f"writing {file}"):
+        file.write_text(json.dumps(flags))
+    return [str(file)]
 
 
 def ccache_answers(log: Path, *, offset: int = 0) -> dict[str, int]:

@@ -23,6 +23,8 @@ class Compiler(Model):
     path: Free[str]
     arguments: tuple[str, ...] = ()
     """Arguments that CC or CXX hold besides the compiler: they change what comes out."""
+    script: str = ""
+    """SHA-256 of the program where it is a script: what it adds to the command line changes what comes out."""
 
 
 class CompileSpec(Model):

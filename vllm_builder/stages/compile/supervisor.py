@@ -2,12 +2,13 @@
 
 It is started by path, in a session of its own, with the standard library alone, as
 
-    python -I -S supervisor.py GRACE_SECONDS COMMAND ARGUMENT...
+    python -I -S supervisor.py [--tree] GRACE_SECONDS COMMAND ARGUMENT...
 
 and watches two things: the command, and its own standard input, a pipe whose other end only the builder
 holds. When the builder dies, for whatever reason, the pipe reaches its end and the whole session is ended:
 an orphan compiler never goes on writing into the tree. The session and not the process group is what counts,
-because ninja puts every command into a process group of its own.
+because ninja puts every command into a process group of its own. With ``--tree`` whatever descends from the command
+is ended, also what made a session of its own; without, such a daemon (a compiler cache's server) is let live.
 
 Exit status: the command's own; 128 + n where signal n killed it; 143 when the session was ended on request;
 127 when the command could not be started.
@@ -22,6 +23,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 _PR_SET_CHILD_SUBREAPER = 36
 ENDED = 128 + signal.SIGTERM
@@ -44,14 +46,37 @@ def session_members(session: int) -> list[int]:
     return found
 
 
-def end_session(session: int, grace: float) -> None:
+def descendants(ancestor: int) -> list[int]:
+    """Process ids of the living processes below one, whatever their session."""
+    below: dict[int, list[int]] = {}
+    dead = set()
+    for name in os.listdir("/proc"):  # noqa: PTH208
+        if name.isdigit():
+            with contextlib.suppress(OSError, ValueError), open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123
+                state, parent = file.read().rpartition(b")")[2].split()[:2]
+                below.setdefault(int(parent), []).append(int(name))
+                if state in {b"Z", b"X"}:
+                    dead.add(int(name))
+    found: list[int] = []
+    waiting = [ancestor]
+    while waiting:
+        children = below.get(waiting.pop(), [])
+        found += children
+        waiting += children
+    return [pid for pid in found if pid not in dead]
+
+
+def end_session(session: int, grace: float, living: Callable[[int], list[int]] = session_members) -> None:
     """End every member of a session but its leader: TERM, up to ``grace`` seconds of patience, KILL.
 
     ninja answers TERM by deleting the output of the edges that it interrupts, so patience pays.
+
+    Args:
+        living: finds them; :func:`descendants` for everything below the leader.
     """
     deadline = time.monotonic() + grace
-    _signal_all(session_members(session), signal.SIGTERM)
-    while members := session_members(session):
+    _signal_all(living(session), signal.SIGTERM)
+    while members := living(session):
         if time.monotonic() >= deadline:
             _signal_all(members, signal.SIGKILL)
         _reap()
@@ -87,6 +112,9 @@ def _become_subreaper() -> None:
 
 
 def main(arguments: list[str]) -> int:
+    living: Callable[[int], list[int]] = session_members
+    if arguments[0] == "--tree":
+        arguments, living = arguments[1:], descendants
     grace, command = float(arguments[0]), arguments[1:]
     _become_subreaper()
     asked: list[int] = []
@@ -116,7 +144,7 @@ def main(arguments: list[str]) -> int:
                     if not os.read(key.fd, 4096) and key.fd == 0:
                         asked.append(signal.SIGHUP)
 
-    end_session(os.getsid(0), grace)
+    end_session(os.getpid(), grace, living)
     if status is None:
         return ENDED
     if os.WIFSIGNALED(status):

@@ -19,6 +19,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from vllm_builder.errors import BuilderError, CompilerMissing, CompilerTooOld, did_you_mean
+from vllm_builder.fs import sha256_file
 from vllm_builder.memo import Memo
 from vllm_builder.processes import Answer, ask
 from vllm_builder.resources import COMPATIBILITY
@@ -264,6 +265,15 @@ def compiler_identity(program: str, env: Mapping[str, str]) -> list[Any] | None:
     return [str(path), stat.st_size, stat.st_mtime_ns, [env.get(name, "") for name in _INSIDE]]
 
 
+def _script(program: str) -> str:
+    """The SHA-256 of a program that is no binary; empty for one that is, or that cannot be read."""
+    try:
+        with Path(program).open("rb") as file:
+            return "" if file.read(2) != b"#!" else sha256_file(Path(program))
+    except OSError:
+        return ""
+
+
 def _identify(language: Language, command: list[str], env: Mapping[str, str]) -> Compiler:
     path = command[0] if len(command) == 1 else shlex.join(command)
     if language == "CUDA":
@@ -276,6 +286,7 @@ def _identify(language: Language, command: list[str], env: Mapping[str, str]) ->
                 version=match[1],
                 target=f"{platform.machine()}-linux",
                 path=path,
+                script=_script(command[0]),
             )
         raise _broken(path, done)
     options = ["-v", "-E", "-dM", "-x", "c++" if language == "CXX" else "c", os.devnull]
@@ -293,6 +304,7 @@ def _identify(language: Language, command: list[str], env: Mapping[str, str]) ->
                     target=target[1],
                     path=path,
                     arguments=tuple(command[1:]),
+                    script=_script(command[0]),
                 )
     raise _broken(path, done)
 

@@ -13,8 +13,19 @@ from vllm_builder.events import Emit, Note, ignore
 from vllm_builder.fs import make_dir, os_errors, remove_tree, write_atomic
 from vllm_builder.model import digest
 from vllm_builder.stages.environment.model import Environment, EnvironmentSpec
-from vllm_builder.stages.environment.whole import damage, installed, read_ready, write_ready
+from vllm_builder.stages.environment.whole import damage, installed, other_content, read_ready, write_ready
 
+_CHOOSE = frozenset(
+    {
+        "UV_CONSTRAINT",
+        "UV_OVERRIDE",
+        "UV_EXCLUDE",
+        "UV_REQUIRE_HASHES",
+        "UV_REQUIREMENTS",
+        "UV_NO_VERIFY_HASHES",
+    }
+)
+"""Variables that make uv add, refuse or replace requirements."""
 _OVERLAY = "_vllm_builder_overlay.pth"
 
 
@@ -63,7 +74,7 @@ def prepare(
                     level="debug",
                 )
             )
-            return environment.model_copy(update={"packages": ready.packages})
+            return _whole(environment, spec, ready.packages)
         if found:
             more = f" and {len(found) - 3} more" if len(found) > 3 else ""
             emit(
@@ -76,12 +87,59 @@ def prepare(
             )
         remove_tree(root)
         packages = _install(spec, root, environ, offline, emit)
+        packages = _without_damage(spec, root, environ, offline, packages, emit)
         write_ready(root, packages)
-    return environment.model_copy(update={"packages": packages})
+    return _whole(environment, spec, packages)
+
+
+def _whole(environment: Environment, spec: EnvironmentSpec, packages: Mapping[str, str]) -> Environment:
+    own = sorted(environment.bin.parent.glob("lib/python*/site-packages"))
+    folders = (*own, *map(Path, spec.overlay))
+    return environment.model_copy(update={"packages": dict(packages), "site_packages": folders})
+
+
+def _without_damage(
+    spec: EnvironmentSpec,
+    root: Path,
+    environ: Mapping[str, str],
+    offline: bool,
+    packages: dict[str, str],
+    emit: Emit,
+) -> dict[str, str]:
+    """uv links files out of its cache without looking at them: what was damaged there is fetched again."""
+    with os_errors(f"reading {root}"):
+        found = sorted(other_content(root))
+    if found:
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        emit(
+            Note(
+                stage="environment",
+                message=f"Damaged in the package cache: {', '.join(found[:3])}{more}; installing without it.",
+                level="warning",
+            )
+        )
+        remove_tree(root)
+        packages = _install(spec, root, environ, offline, emit, cached=False)
+        with os_errors(f"reading {root}"):
+            found = sorted(other_content(root))
+    if found:
+        raise InstallError(
+            f"{len(found)} files of the build environment are not what their packages say.",
+            why="Their hashes differ from the packages' own RECORD files, also when installed past the cache.",
+            next="Look at the index or folder that serves these packages, and at the disk.",
+            details=found[:20],
+        )
+    return packages
 
 
 def _install(
-    spec: EnvironmentSpec, root: Path, environ: Mapping[str, str], offline: bool, emit: Emit
+    spec: EnvironmentSpec,
+    root: Path,
+    environ: Mapping[str, str],
+    offline: bool,
+    emit: Emit,
+    *,
+    cached: bool = True,
 ) -> dict[str, str]:
     from vllm_builder.stages.environment.uv import run_uv
 
@@ -103,8 +161,14 @@ def _install(
     command = ["pip", "install", "--python", str(python), "--no-deps", "-r", "-"]
     if spec.torch_backend:
         command += ["--torch-backend", spec.torch_backend]
+    if not cached:
+        command += ["--no-cache"]
     done = run_uv(
-        command, environ=environ, indexes=spec.indexes, offline=offline, stdin="\n".join(spec.lock) + "\n"
+        command,
+        environ=_without_choices(environ),
+        indexes=spec.indexes,
+        offline=offline,
+        stdin="\n".join(spec.lock) + "\n",
     )
     if done.returncode:
         details = [line for line in done.stderr.splitlines() if line.strip()][-25:]
@@ -127,6 +191,11 @@ def _install(
         site = next((root / "lib").glob("python*/site-packages"))
         write_atomic(site / _OVERLAY, "".join(f"{p}\n" for p in spec.overlay))
     return installed(root)
+
+
+def _without_choices(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment without what chooses versions for uv: they counted when the lock was made."""
+    return {name: value for name, value in environ.items() if name not in _CHOOSE}
 
 
 def _not_in_cache(spec: EnvironmentSpec, python: Path, environ: Mapping[str, str]) -> list[str]:

@@ -54,3 +54,5 @@ class Environment(Model):
     bin: Path
     packages: Mapping[str, str]
     """Installed distributions: canonical name -> version."""
+    site_packages: tuple[Path, ...] = ()
+    """Where its packages lie, those of the person's own environment too."""

@@ -68,7 +68,7 @@ def damage(root: Path, ready: Ready, *, contents: bool) -> list[str]:
         found += [f"added: {_short(path)}" for path in _tops(now) - _tops(ready.files)]
     if contents and not found:
         with os_errors(f"reading {root}"):
-            found = [f"damaged: {path}" for path in _other_content(root)]
+            found = [f"damaged: {path}" for path in other_content(root)]
     return sorted(found)
 
 
@@ -105,7 +105,8 @@ def _tops(files: Mapping[str, object]) -> set[str]:
     return found
 
 
-def _other_content(root: Path) -> Iterator[str]:
+def other_content(root: Path) -> Iterator[str]:
+    """Files that are not what the RECORD of their package says."""
     for site in _sites(root):
         for record in site.glob("*.dist-info/RECORD"):
             with record.open(encoding="utf-8", newline="") as file:

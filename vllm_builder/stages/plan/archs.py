@@ -68,7 +68,11 @@ def parse_archs(texts: Iterable[str], environ: Mapping[str, str]) -> tuple[str, 
             silently drop one.
     """
     found: set[str] = set()
-    for text in texts:
+    # Also several in one, as TORCH_CUDA_ARCH_LIST has them, or with commas.
+    words = [
+        word for text in texts for word in (re.split(r"[\s,;]+", text.strip()) if text.strip() else [text])
+    ]
+    for text in filter(None, words) if any(words) else words:
         found.update(native_archs(environ) if text.strip().lower() == "native" else [parse_arch(text)])
     for arch in sorted(found):
         others = [

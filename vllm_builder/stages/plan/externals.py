@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from vllm_builder.cache import Cache
-from vllm_builder.errors import OfflineMissing, VendorError
+from vllm_builder.errors import OfflineMissing, SettingsError, VendorError
 from vllm_builder.events import Emit, Note, ignore
+from vllm_builder.fs import sha256_file
 from vllm_builder.memo import Memo
 from vllm_builder.resources import shipped
 from vllm_builder.settings.model import Settings
@@ -63,6 +65,7 @@ def plan_externals(
     if device == "empty":
         return Externals()
     found = find_externals(folder, device=device, cuda=cuda, archs=archs, variables=variables)
+    _refuse_misspelt(settings.externals, {one.name for one in found})
     wanted = [one for one in found if one.needed != "no"]
     if not wanted:
         return Externals()
@@ -98,6 +101,19 @@ def plan_externals(
         for name, one in chosen.items()
     )
     return Externals(result, patch_steps(result), told)
+
+
+def _refuse_misspelt(given: Iterable[str], known: set[str]) -> None:
+    """A name that is nearly one of the release's; one that it does not have at all may be another release's."""
+    for name in given:
+        top = name.partition("/")[0]
+        near = get_close_matches(top, known, n=1, cutoff=0.85)
+        if top not in known and near:
+            raise SettingsError(
+                f"This release has no external source {top!r} (did you mean {near[0]}?).",
+                why="Where it is to come from was given under that name, and would not be used.",
+                next=f"Correct [externals.{top}] in the settings file, or --external.",
+            )
 
 
 def find_externals(
@@ -196,17 +212,20 @@ def _locked(answer: object) -> LockedExternal | None:
 
 
 def folder_variables(variables: Mapping[str, str]) -> dict[str, str]:
-    """Content hashes of the folders that ``*_SRC_DIR`` variables name.
+    """Content hashes of the folders that ``*_SRC_DIR`` variables name, and of CMake's toolchain file.
 
     Their paths say nothing of what is compiled.
 
     Raises:
         VendorError: one of them is no folder.
+        SettingsError: the toolchain file cannot be read.
     """
     from vllm_builder.stages.vendor.treehash import folder_hash
 
     found = {}
     for name, value in variables.items():
+        if name == "CMAKE_TOOLCHAIN_FILE" and value:
+            found[name] = _file_hash(name, value)
         if not name.endswith("_SRC_DIR") or not value:
             continue
         folder = Path(value).expanduser()
@@ -218,3 +237,15 @@ def folder_variables(variables: Mapping[str, str]) -> dict[str, str]:
             )
         found[name] = f"tree:{folder_hash(Path(os.path.realpath(folder)))}"
     return found
+
+
+def _file_hash(name: str, value: str) -> str:
+    path = Path(value).expanduser()
+    try:
+        return f"sha256:{sha256_file(path)}"
+    except OSError as error:
+        raise SettingsError(
+            f"{name}={value} cannot be read.",
+            why=f"{error.strerror or error}.",
+            next=f"Correct {name}, or unset it.",
+        ) from error

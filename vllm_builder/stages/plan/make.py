@@ -28,6 +28,7 @@ from vllm_builder.stages.plan.archs import parse_arch
 from vllm_builder.stages.plan.cuda import torch_to_ask
 from vllm_builder.stages.plan.extensions import extensions_left_out
 from vllm_builder.stages.plan.externals import folder_variables, plan_externals
+from vllm_builder.stages.plan.finish import finish_spec
 from vllm_builder.stages.plan.model import Plan, Recipe
 from vllm_builder.stages.plan.pins import Pins
 from vllm_builder.stages.plan.release import Release
@@ -39,13 +40,24 @@ from vllm_builder.stages.vendor.model import ExternalSource
 from vllm_builder.stages.verify.expectations import planned_expectations
 
 _CHANGES_OUTPUT = frozenset(
-    {"device", "arch", "torch", "build_type", "parameters", "variables"}
+    {"device", "arch", "torch", "pin_torch", "build_type", "parameters", "variables"}
     | {"with_patch", "without_patch", "keep_dead", "extensions"}
 )
 """Settings of a recipe that take part in the digest; jobs and folders do not."""
 
 _SHOWN = frozenset(
-    {"version", "device", "arch", "recipe", "variables", "jobs", "build_type", "extensions", "isolate"}
+    {
+        "version",
+        "device",
+        "arch",
+        "recipe",
+        "variables",
+        "jobs",
+        "build_type",
+        "extensions",
+        "isolate",
+        "pin_torch",
+    }
 )
 """Settings that have a line of their own in the decisions."""
 _PLACES = frozenset({"git_url", "externals", "lock_file"})
@@ -199,6 +211,7 @@ def _make(maker: Steps) -> Plan:
     if device == "cpu":
         header = has_header("numa.h", compilers, environ)
         facts["numa"] = header is not None
+        facts["torch_cuda"] = torch.cuda is not None
         if header is None:
             # Said in the plan; while building, the patch set that switches it off says it.
             maker.notes.append(
@@ -231,6 +244,8 @@ def _make(maker: Steps) -> Plan:
     )
     for line in externals.told:
         maker.say(*line)
+    finish, pinned, why_pinned = finish_spec(settings.pin_torch, device, torch, variables)
+    maker.say("required torch", pinned, why_pinned)
     selection = selection.model_copy(update={"steps": (*selection.steps, *left_out.steps, *externals.steps)})
 
     local = f"cu{toolkit.version.replace('.', '')}" if toolkit else device
@@ -289,6 +304,7 @@ def _make(maker: Steps) -> Plan:
         python_abi=None if limited_api or pure else interpreter.tag,
         platform=plan_platform(),
         compile=compile_spec,
+        finish=finish,
         environment=environment,
         expectations=planned_expectations(
             folder, pin.release, compile_spec, torch, interpreter.version, rust

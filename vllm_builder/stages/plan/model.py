@@ -12,6 +12,7 @@ from vllm_builder.model import Free, Model, digest, digest_view
 from vllm_builder.settings.model import Device
 from vllm_builder.stages.compile.model import CompileSpec
 from vllm_builder.stages.environment.model import EnvironmentSpec, Torch
+from vllm_builder.stages.finish.model import FinishSpec
 from vllm_builder.stages.patch.operations import PatchSelection
 from vllm_builder.stages.source.model import SourcePin
 from vllm_builder.stages.toolkit.model import Toolkit
@@ -63,6 +64,7 @@ class Plan(Model):
     platform: str
     """``linux-x86_64``."""
     compile: CompileSpec
+    finish: FinishSpec = FinishSpec()
     environment: Free[EnvironmentSpec]
     expectations: Free[Expectations | None] = None
     """What the wheel has to be; it follows from the other fields, so it decides nothing. None in older plans."""

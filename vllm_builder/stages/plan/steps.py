@@ -202,7 +202,7 @@ class Steps:
                 )
         if device == "empty":
             # Nothing is compiled, so what speaks to compilers changes nothing.
-            found = {k: v for k, v in found.items() if k.startswith("VLLM_")}
+            found = {k: v for k, v in found.items() if k.startswith(("VLLM_", "SOURCE_DATE_EPOCH"))}
         chosen = {**self.settings.variables, **found, **named_here}
         for name, value in chosen.items():
             check_text(name, value)

@@ -204,7 +204,7 @@ def _lock_with_fallbacks(
                 stage="plan",
                 level="warning",
                 message=f"torch {locked_version(second_best[0], 'torch')} is a build for CUDA, and no CPU build could be "
-                "reached; its CMake package will want a CUDA toolkit (--torch-index gives another index)",
+                "reached; the wheel is linked to its CPU part alone (--torch-index gives another index)",
             )
         )
         return second_best

@@ -87,6 +87,10 @@ class Record(Model):
     """Stage -> seconds of wall time."""
     tools: Mapping[str, str] = {}
     compile: CompileFacts = CompileFacts()
+    finish: Mapping[str, Any] = {}
+    """``platform`` of the wheel's tags and its ``reason``, ``torch`` as it is required, ``compressor``."""
+    verify: Mapping[str, Any] = {}
+    """:class:`vllm_builder.stages.verify.model.Report` as JSON types."""
     extensions: tuple[str, ...] = ()
     """The only extension modules that were built, for development; empty: the whole wheel."""
     wheel: WheelFile
@@ -187,8 +191,8 @@ class Entry:
         return last_used(self.folder)
 
     def as_dict(self) -> dict[str, object]:
-        """Plain JSON types, without the bulk of the record (plan and patch report)."""
-        facts = self.record.model_dump(mode="json", exclude={"plan", "patch_report"})
+        """Plain JSON types, without the bulk of the record (plan, patch report and findings)."""
+        facts = self.record.model_dump(mode="json", exclude={"plan", "patch_report", "verify"})
         return facts | {
             "generation": self.generation,
             "path": str(self.wheel),

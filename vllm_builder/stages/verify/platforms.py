@@ -105,6 +105,25 @@ def floor_of(libraries: Sequence[Library], requirements: Iterable[str]) -> Floor
     )
 
 
+def true_platform(libraries: Sequence[Library], requirements: Iterable[str]) -> tuple[str, str]:
+    """The platform that a wheel's tags may claim, and why.
+
+    A library that has to be on the machine is promised by no manylinux tag, so only ``linux_x86_64`` is true then.
+
+    Args:
+        libraries, requirements: as for :func:`floor_of`; at least one library.
+    """
+    floor = floor_of(libraries, requirements)
+    machines = [library.machine for library in libraries]
+    plain = f"linux_{max(dict.fromkeys(machines), key=machines.count)}"
+    if floor.outside:
+        return (
+            plain,
+            f"{', '.join(floor.outside)} must be on the machine, and nothing that it requires brings it",
+        )
+    return floor.platform_floor or plain, floor.floor_reason
+
+
 class _Policy(Model):
     name: str
     versions: dict[str, frozenset[str]]

@@ -1,0 +1,126 @@
+"""The commands inspect and compare as a person or a script meets them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from made_wheels import MODULE, gpu_code, make, module
+from range_server import serving
+
+from vllm_builder.cli import main, screen
+
+Typed = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def types(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Typed:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("vllm_builder.stages.source.http.BACKOFF", 0.0)
+    for name in list(os.environ):
+        if name.startswith(("VLLM_", "PIP_")) or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        screen.use_json(False)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main([str(argument) for argument in arguments])
+        screen.use_json(False)
+        said = capsys.readouterr()
+        assert isinstance(end.value.code, int)
+        return end.value.code, said.out, said.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    library = module(
+        folder, MODULE, "libtorch.so", "libnuma.so.1", gpu=gpu_code(), flags=("-g", "-Wl,-rpath,/build/x")
+    )
+    long = {f"demo/{'deep' * 12}/{'er' * 20}{n}.json": b"x" * (10 + n) for n in range(12)}
+    return make(
+        folder / "out",
+        {"demo/_C.abi3.so": library, **long},
+        name="demo-1.0-cp38-abi3-manylinux_2_28_x86_64.whl",
+    )
+
+
+def test_the_table_fits_and_says_what_matters_first(types: Typed, wheel: Path) -> None:
+    code, out, err = types("inspect", wheel)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert "the file WHEEL says cp38-abi3-linux_x86_64" in lines[1]
+    assert "libnuma.so.1" in lines[2]
+    assert "debug info" in lines[3]
+    (row,) = [line for line in lines if line.startswith("_C ")]
+    for part in ("8.0:1 9.0a:2", "8.0:1 (8.7)", "static", "yes", "stable >=2.10"):
+        assert part in row
+    assert "_C: RUNPATH /build/x" in out or "_C: RPATH /build/x" in out
+
+
+def test_a_wheel_as_json(types: Typed, wheel: Path) -> None:
+    code, out, _ = types("inspect", wheel, "--json")
+    assert code == 0
+    assert json.loads(out)["modules"][0]["sass"] == {"8.0": 1, "9.0a": 2}
+
+
+def test_without_libraries(types: Typed, wheel: Path) -> None:
+    code, out, _ = types("inspect", wheel, "--no-libraries")
+    assert code == 0
+    assert "not read: 1 libraries" in out.splitlines()[1]
+
+
+@pytest.mark.parametrize("command", [("inspect",), ("compare", "WHEEL")])
+def test_what_is_no_wheel(types: Typed, wheel: Path, tmp_path: Path, command: tuple[str, ...]) -> None:
+    start = [wheel if part == "WHEEL" else part for part in command]
+    (tmp_path / "demo-2.0-py3-none-any.whl").write_text("no zip")
+    for wrong in (
+        "nowhere-1.0-py3-none-any.whl",
+        tmp_path,
+        tmp_path / "demo-2.0-py3-none-any.whl",
+        "ftp://x/y.whl",
+    ):
+        code, out, err = types(*start, wrong)
+        assert (code, out) == (80, "")
+        assert "Traceback" not in err
+    code, out, _ = types(*start, "nowhere-1.0-py3-none-any.whl", "--json")
+    assert (code, json.loads(out)["exit_code"]) == (80, 80)
+
+
+def test_an_address_with_credentials(types: Typed, wheel: Path) -> None:
+    with serving(wheel.read_bytes()) as server:
+        address = f"{server.url}/{wheel.name}?sign=hidden".replace("//", "//me:secret@")
+        code, out, err = types("inspect", address, "--json")
+        assert (code, json.loads(out)["location"]) == (0, f"{server.url}/{wheel.name}")
+        server.mode = "404"
+        refused = types("inspect", address)
+        assert refused[0] == 80
+        assert "404" in refused[2]
+        server.mode = "whole"
+        noted = types("inspect", address)
+        assert noted[0] == 0
+        assert "downloaded whole" in noted[2]
+        for text in (out, err, *refused[1:], *noted[1:]):
+            assert "secret" not in text
+            assert "hidden" not in text
+
+
+def test_comparing(types: Typed, wheel: Path, tmp_path: Path) -> None:
+    assert types("compare", wheel, wheel) == (0, "identical: the same bytes\n", "")
+    other = make(tmp_path / "other", {"demo/x.py": b""}, name=wheel.name)
+    code, out, _ = types("compare", wheel, other)
+    assert code == 1
+    assert "- demo/_C.abi3.so" in out
+    assert "+ demo/x.py" in out
+    assert "more; --json lists them all" in out
+    assert out.endswith("different\n")
+    code, out, _ = types("compare", wheel, other, "--json")
+    assert (code, json.loads(out)["same_content"]) == (1, False)
+    assert types("compare", wheel, other, "-q") == (1, "", "")
