@@ -136,9 +136,15 @@ def _end(source: Source, name: str) -> tuple[int, int, int, int, bytes]:
     found = tail.rfind(_MARK)
     if found < 0:
         raise _no_end(source, name)
-    fits = found + _END.size <= length and found + _END.size + _u16(tail, found + 20) == length
+    past = found + _END.size + _u16(tail, found + 20) - length
+    if past > 0:
+        raise WheelError(
+            f"{name} is truncated.",
+            why=f"{past} bytes of its end are missing.",
+            next="Copy or download it again.",
+        )
     # One that lies in the comment of another, or in bytes after the end, makes two readings of one file.
-    if not fits or _earlier_end(tail, found):
+    if past < 0 or _earlier_end(tail, found):
         raise WheelError(
             f"{name} has bytes after its end, or two ends.",
             why="Programs disagree on what such a zip file holds.",

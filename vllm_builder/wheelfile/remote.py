@@ -195,7 +195,7 @@ class RemoteFile:
             self.size, self._validator = total, now
             return length
         if status in {200, 416, 400, 405, 501}:
-            changed = self.size >= 0 and self._validator and _validator(response) != self._validator
+            changed = status == 200 and self.size >= 0 and _validator(response) != self._validator
             raise _NoRanges("it changed while it was read" if changed else "its server gives it only whole")
         raise self._refused(response)
 
