@@ -28,7 +28,13 @@ class Place:
         self.temporary.mkdir()
         self.events: list[Event] = []
 
-    def run(self, wheel: Path, environ: dict[str, str] | None = None, indexes: Indexes | None = None, **options: Any) -> SmokeReport:
+    def run(
+        self,
+        wheel: Path,
+        environ: dict[str, str] | None = None,
+        indexes: Indexes | None = None,
+        **options: Any,
+    ) -> SmokeReport:
         limits = {"import_limit": 60, "start_limit": 60, "answer_limit": 30}
         return smoke(
             SmokeOptions(wheel=wheel, **{**limits, **options}),
