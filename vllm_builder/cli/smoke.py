@@ -23,6 +23,9 @@ _MARKS = {"passed": ("ok", "green"), "failed": ("X", "bold red"), "not tried": (
     "--torch", metavar="VERSION", help="torch to install [default: what the wheel was compiled against]"
 )
 @click.option(
+    "--with", "further", multiple=True, metavar="REQUIREMENT", help="Install this besides, e.g. 'transformers<4.54'"
+)
+@click.option(
     "--keep", type=click.Path(path_type=Path), metavar="DIR", help="Make the environment here and leave it"
 )
 @click.option(
@@ -45,6 +48,7 @@ def smoke(
     full: bool,
     python: str | None,
     torch: str | None,
+    further: tuple[str, ...],
     keep: Path | None,
     timeout: float | None,
     port: int | None,
@@ -65,7 +69,7 @@ def smoke(
         name: timeout for name in ("import_limit", "start_limit", "answer_limit") if timeout is not None
     }
     options = SmokeOptions(
-        wheel=wheel, serve=serve, full=full, python=python, torch=torch, keep=keep, port=port, offline=offline,
+        wheel=wheel, serve=serve, full=full, python=python, torch=torch, further=further, keep=keep, port=port, offline=offline,
         **limits,
     )  # fmt: skip
     environ = dict(os.environ)

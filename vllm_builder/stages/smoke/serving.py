@@ -230,7 +230,8 @@ class Server:
             name,
             waited,
             f"the server ended {when}, with status {status}{cause}",
-            "See the end of its log.",
+            "See the end of its log. If a requirement is newer than the release knows, give an older one: "
+            "--with 'transformers<4.54'.",
             lines[-20:],
         )
 
@@ -249,4 +250,5 @@ def _failed(name: str, seconds: float, why: str, cure: str, lines: tuple[str, ..
 
 def gpu_here(root: Path = Path("/")) -> bool:
     """Whether the NVIDIA driver of this machine offers a GPU."""
-    return any((root / "dev").glob("nvidia[0-9]*"))
+    # Under WSL the GPU is behind /dev/dxg.
+    return (root / "dev/dxg").exists() or any((root / "dev").glob("nvidia[0-9]*"))
