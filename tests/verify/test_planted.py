@@ -181,7 +181,8 @@ def test_a_function_of_the_stable_abi_that_came_later(wheel: Sketch, at: Machine
     (torch / "version.py").write_text("__version__ = '2.9.0+cu130'\ncuda: Optional[str] = '13.0'\n")
     outcome = verify(wheel.put("vllm/_C.abi3.so", late), torch=str(torch))
     assert outcome.status == 81
-    assert "stable-abi" in outcome.found("error")
+    assert outcome.found("error") == {"stable-abi"}
+    assert "torch is 2.9.0+cu130" in outcome.findings("error")[0]["what"]
 
 
 def test_another_cuda_than_torchs(wheel: Sketch, at: Machine, verify: Verify) -> None:
@@ -259,6 +260,12 @@ def test_a_requirement_added_or_changed(wheel: Sketch, verify: Verify) -> None:
     outcome = verify(wheel.having(requirements=("regex", "numpy<3", "outlines==0.1.11", "left-pad")))
     assert outcome.status == 0
     assert [f["check"] for f in outcome.findings("warning")] == ["requirements", "requirements"]
+
+
+def test_a_wheel_for_another_python_than_planned(wheel: Sketch, verify: Verify, tmp_path: Path) -> None:
+    tag = "cp311-abi3-linux_x86_64"
+    path = wheel.having(tag=tag).write(tmp_path, name=NAME.replace("cp38", "cp311"))
+    assert verify(path).found("error") == {"identity"}
 
 
 def test_torch_pinned_anew_is_no_fault(wheel: Sketch, verify: Verify) -> None:
