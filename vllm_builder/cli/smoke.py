@@ -73,10 +73,17 @@ def smoke(
         name: timeout for name in ("import_limit", "start_limit", "answer_limit") if timeout is not None
     }
     options = SmokeOptions(
-        wheel=wheel, serve=serve, full=full, python=python, torch=torch, further=further,
-        keep=keep, port=port, offline=offline,
+        wheel=wheel,
+        serve=serve,
+        full=full,
+        python=python,
+        torch=torch,
+        further=further,
+        keep=keep,
+        port=port,
+        offline=offline,
         **limits,
-    )  # fmt: skip
+    )
     environ = dict(os.environ)
     cache = default_cache(gather({"cache_dir": cache_dir}, environ).resolve().settings)
     emit = screen.listener(verbose=verbose, quiet=quiet)

@@ -35,6 +35,8 @@ class ExpectedExtension(Model):
     one_of: bool = False
     """One of ``archs`` is enough."""
     required: bool = True
+    optional: bool = False
+    """The release builds it where it can, and is whole without it: its absence is a warning."""
     reason: str = ""
     """Why it need not be there."""
 
@@ -225,7 +227,9 @@ def planned_expectations(
     extensions = found.extensions
     if extensions is not None and not spec.extensions and rust not in (None, "absent"):
         extensions += tuple(
-            ExpectedExtension(name=part.target, path=part.target.replace(".", "/"), code="none")
+            ExpectedExtension(
+                name=part.target, path=part.target.replace(".", "/"), code="none", optional=True
+            )
             for part in rust_parts(folder)
         )
     return found.model_copy(

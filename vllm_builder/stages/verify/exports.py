@@ -9,7 +9,7 @@ import tomllib
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Final
 
@@ -73,7 +73,7 @@ def provide(data: memoryview | mmap.mmap | bytes, name: str, origin: str) -> Pro
     return Provider(library.soname or name, exports(data, name=name), library.needed, origin)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TorchBuild:
     """The libraries of one build of torch."""
 
@@ -87,6 +87,7 @@ class TorchBuild:
     folders: tuple[Path, ...] = ()
     """Where the libraries lie that it brings along, CUDA's among them; empty where they are not at hand."""
 
+    @cached_property
     def all_names(self) -> frozenset[str]:
         return frozenset().union(*(one.names for one in self.libraries.values()))
 

@@ -130,14 +130,14 @@ def _read(wheel: Wheel, member: Member, archs: tuple[str, ...]) -> Part | None:
 
 
 def _kernels(data: memoryview, unit: Unit, name: str) -> tuple[str, ...] | None:
-    """Names of a unit's kernels, as the linker knows them, from its smallest code."""
+    """Names of a unit's kernels, as the linker knows them, from its smallest code that can be read."""
     codes = sorted((c for c in unit.codes if c.kind != "ltoir"), key=lambda c: c.block[1] or c.size)
-    if not codes:
-        return None
-    try:
-        return kernels(data, codes[0], name=name)
-    except WheelError:
-        return None
+    for code in codes:
+        try:
+            return kernels(data, code, name=name)
+        except WheelError:
+            continue
+    return None
 
 
 def _source_paths(data: memoryview, name: str) -> tuple[str, ...]:

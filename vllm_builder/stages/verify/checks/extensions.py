@@ -24,7 +24,7 @@ def missing_extensions(subject: Subject) -> Iterator[Finding]:
         if one.required and found is None:
             yield Finding(
                 check="missing-extension",
-                severity="error",
+                severity="warning" if one.optional else "error",
                 what=f"{one.name} is not in the wheel.",
                 where=one.path,
                 why=f"vLLM {expected.release} builds it for {expected.device}{_for(expected.archs)}; without it, what "

@@ -71,6 +71,15 @@ def identity(subject: Subject) -> Iterator[Finding]:
             what=f"The wheel's version is {wheel.version}, and {expected.version} is expected.",
             why="It cannot be told apart from another build, or is another build.",
         )
+    pythons = {tag.interpreter for tag in wheel.tags}
+    if expected.limited_api and pythons != {expected.limited_api}:
+        yield Finding(
+            check="identity",
+            severity="error",
+            what=f"The wheel is tagged {', '.join(sorted(pythons))}, and {expected.limited_api} is expected.",
+            why="It installs into other Pythons than the plan says.",
+            cure="Look for py_limited_api in the tree's setup.py, setup.cfg and pyproject.toml.",
+        )
     record = wheel.build_record
     if record is not None and expected.archs and record.archs and record.archs != expected.archs:
         yield Finding(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from vllm_builder.binary.model import Symbol
@@ -12,7 +12,7 @@ from vllm_builder.stages.verify.model import Finding
 from vllm_builder.stages.verify.spelling import Diagnosis, diagnose
 from vllm_builder.stages.verify.subject import Part, Subject
 from vllm_builder.stages.verify.surroundings import TORCHS_OWN, Closure
-from vllm_builder.stages.verify.torch_abi import cxx_symbols, stable_symbols
+from vllm_builder.stages.verify.torch_abi import added_after, cxx_symbols, stable_symbols
 
 PYTHON: Final = re.compile(r"_?Py[A-Z_]\w*")
 _RUNTIME: Final = ("GLIBC_", "GLIBCXX_", "CXXABI_", "GCC_", "GOMP_", "LIBGCC_")
@@ -22,6 +22,7 @@ _SHOWN: Final = 5
 
 def undefined_symbols(subject: Subject) -> Iterator[Finding]:
     by_name: dict[str, set[str]] = {}
+    torchs: dict[str, list[Part]] = {}
     for part in subject.parts:
         closure = subject.surroundings.closure(part.library.needed)
         wanted = [s for s in part.library.imports if not s.weak and not PYTHON.fullmatch(s.name)]
@@ -33,7 +34,13 @@ def undefined_symbols(subject: Subject) -> Iterator[Finding]:
                 by_name.setdefault(library, set()).add(symbol.name)
             else:
                 missing.append(symbol.name)
-        yield from _missing(subject, part, closure, missing)
+        for name in _of_torch(subject, missing):
+            torchs.setdefault(name, []).append(part)
+        yield from _missing(
+            subject, part, closure, [name for name in missing if part not in torchs.get(name, ())]
+        )
+    if torchs:
+        yield from _torch_abi(subject, torchs)
     if by_name:
         counts = ", ".join(f"{len(names)} of {library}" for library, names in sorted(by_name.items()))
         yield Finding(
@@ -49,10 +56,27 @@ def _of_runtime(symbol: Symbol) -> bool:
     return symbol.version.startswith(_RUNTIME)
 
 
+def _of_torch(subject: Subject, names: Sequence[str]) -> list[str]:
+    """Those that torch would have to define and does not."""
+    torch = subject.surroundings.torch
+    if torch is None:
+        return []
+    return [name for name in (*cxx_symbols(names), *stable_symbols(names)) if name not in torch.all_names]
+
+
 def _missing(subject: Subject, part: Part, closure: Closure, names: Sequence[str]) -> Iterator[Finding]:
-    if not names:
-        yield from _absent_libraries(subject, part, closure, certain=True)
-        return
+    torch = subject.surroundings.torch
+    for soname in part.library.needed if torch is not None else ():
+        if soname in closure.missing and TORCHS_OWN.fullmatch(soname):
+            yield Finding(
+                check="missing-library",
+                severity="error",
+                what=f"{part.short} needs {soname}, which torch {torch.version if torch else ''} does not have.",
+                where=part.name,
+                why="It was compiled against another kind of torch (with or without CUDA), and cannot be loaded with "
+                "this one.",
+                cure="Use the torch that it was compiled against, or build again.",
+            )
     driver = [n for n in names if (rule := _driver_rule(n)) and rule not in part.library.needed]
     if driver:
         library = _driver_rule(driver[0])
@@ -61,23 +85,15 @@ def _missing(subject: Subject, part: Part, closure: Closure, names: Sequence[str
             severity="error",
             what=f"{part.short} calls {_some(driver)} and does not name {library} among the libraries that it needs.",
             where=part.name,
-            why="It was linked against an empty stub of the driver's library: the loader finds these "
-            "functions nowhere, and "
-            "importing fails with 'undefined symbol'.",
+            why="It was linked against an empty stub of the driver's library: the loader finds these functions "
+            "nowhere, and importing fails with 'undefined symbol'.",
             cure=f"Link against a {library} that defines them (the toolkit's lib64/stubs), then build again.",
         )
     rest = [n for n in names if n not in driver]
-    torchs = [n for n in rest if n in set(cxx_symbols(rest)) | set(stable_symbols(rest))]
-    torch = subject.surroundings.torch
-    lacking = [name for name in closure.missing if TORCHS_OWN.fullmatch(name)]
-    if torchs and torch is None:
-        torchs = []  # said once, as not checked
-        rest = [] if lacking else rest
-    if torchs:
-        yield from _torch(subject, part, torchs)
-    rest = [n for n in rest if n not in torchs]
-    certain = not closure.missing
-    if rest and certain:
+    if torch is None:
+        # Said once, as not checked.
+        rest = [n for n in rest if n not in {*cxx_symbols(rest), *stable_symbols(rest)}]
+    if rest and not closure.missing:
         yield Finding(
             check="undefined-symbol",
             severity="error",
@@ -87,31 +103,15 @@ def _missing(subject: Subject, part: Part, closure: Closure, names: Sequence[str
             cure="Build against the libraries that it will run with; link what is missing.",
         )
     elif rest:
+        unknown = torch is None and any(map(TORCHS_OWN.fullmatch, closure.missing))
         yield Finding(
             check="undefined-symbol",
-            severity="info" if lacking and torch is None else "warning",
+            severity="info" if unknown else "warning",
             what=f"{len(rest)} symbols of {part.short} could not be looked up: {_some(rest)}.",
             where=part.name,
             why=f"Not at hand: {', '.join(closure.missing)}.",
             cure="Give --torch, or verify on a machine that has these libraries.",
         )
-    yield from _absent_libraries(subject, part, closure, certain=False)
-
-
-def _absent_libraries(subject: Subject, part: Part, closure: Closure, *, certain: bool) -> Iterator[Finding]:
-    """Libraries that a given torch should have brought and does not have."""
-    torch = subject.surroundings.torch
-    for soname in part.library.needed:
-        if torch is not None and soname in closure.missing and TORCHS_OWN.fullmatch(soname):
-            yield Finding(
-                check="missing-library",
-                severity="error",
-                what=f"{part.short} needs {soname}, which torch {torch.version} does not have.",
-                where=part.name,
-                why="It was compiled against another kind of torch (with or without CUDA), and cannot "
-                "be loaded with this one.",
-                cure="Use the torch that it was compiled against, or build again.",
-            )
 
 
 def _driver_rule(name: str) -> str:
@@ -121,13 +121,15 @@ def _driver_rule(name: str) -> str:
     return ""
 
 
-def _torch(subject: Subject, part: Part, names: Sequence[str]) -> Iterator[Finding]:
+def _torch_abi(subject: Subject, missing: Mapping[str, Sequence[Part]]) -> Iterator[Finding]:
+    """One finding for each way in which libraries and torch differ."""
     torch = subject.surroundings.torch
     assert torch is not None
-    found = diagnose(names, torch.all_names())
-    compiled = _compiled_for(subject, names)
     groups: dict[str, list[Diagnosis]] = {}
-    for one in found:
+    # What came with a later torch is another check's to say.
+    stable = stable_symbols(missing)
+    late = added_after(stable, torch.version) if stable and torch.version else ()
+    for one in diagnose((name for name in missing if name not in late), torch.all_names):
         groups.setdefault(one.kind, []).append(one)
     for kind, some in groups.items():
         which = {
@@ -136,24 +138,21 @@ def _torch(subject: Subject, part: Part, names: Sequence[str]) -> Iterator[Findi
             "signature": "compiled against another torch, where these functions have other parameters",
             "gone": "compiled against another torch, which has these functions",
         }[kind]
+        parts = {part.name: part for one in some for part in missing[one.name]}
         instead = next((one.instead for one in some if one.instead), "")
+        reasons = (
+            _compiled_for(subject, [one.name for one in some]),
+            f"There it is {_short(instead)}." if instead and kind == "signature" else "",
+            "Importing fails with 'undefined symbol'.",
+        )
         yield Finding(
             check="torch-abi",
             severity="error",
-            what=f"{part.short} was {which}: {len(some)} of its symbols are not in torch {torch.version}: "
-            f"{_some([_short(one.readable) for one in some])}.",
-            where=part.name,
-            why=" ".join(
-                filter(
-                    None,
-                    (
-                        compiled,
-                        f"There it is {_short(instead)}." if instead and kind == "signature" else "",
-                        "Importing it fails with 'undefined symbol'.",
-                    ),
-                )
-            ),
-            cure=f"Build it against torch {torch.version}, or use the torch that it was compiled against.",
+            what=f"{', '.join(part.short for part in parts.values())}: {which}. {len(some)} symbols are not in "
+            f"torch {torch.version}: {_some([_short(one.readable) for one in some])}.",
+            where=", ".join(parts),
+            why=" ".join(filter(None, reasons)),
+            cure=f"Build against torch {torch.version}, or use the torch that it was compiled against.",
         )
 
 
@@ -167,7 +166,7 @@ def _compiled_for(subject: Subject, names: Sequence[str]) -> str:
     fitting = []
     for version in kept_versions(folder, subject.machine) if folder else ():
         build = kept_build(folder, version, subject.machine) if folder else None
-        if build is not None and build.all_names().issuperset(names):
+        if build is not None and build.all_names.issuperset(names):
             fitting.append(version)
     return f"All of them are in torch {', '.join(fitting)}." if fitting else ""
 

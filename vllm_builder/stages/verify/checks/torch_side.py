@@ -23,7 +23,7 @@ def stable_torch(subject: Subject) -> Iterator[Finding]:
         if not functions:
             continue
         late = [
-            name for name in added_after(functions, torch) if build is None or name not in build.all_names()
+            name for name in added_after(functions, torch) if build is None or name not in build.all_names
         ]
         if late:
             yield Finding(
