@@ -106,6 +106,7 @@ def _changed(wheel: Path, folder: Path, change: Callable[[bytes], bytes]) -> Pat
     return made
 
 
+@pytest.mark.serve
 def test_0_14_1_serves(real_cache: Path, sdist: Callable[[str], Path], tmp_path: Path) -> None:
     """Against the torch that it pins. Where the indexes have that for CUDA alone, no toolkit is needed all the same."""
     arguments = ("v0.14.1", "--device", "cpu", "--torch", "2.9.1", "--source", sdist("0.14.1"))
