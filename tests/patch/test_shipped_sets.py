@@ -196,3 +196,15 @@ def test_the_judge_sees_what_is_wrong(
         assert row.violations == []
     else:
         assert any(violation in found for found in row.violations), row.violations
+
+
+def test_two_sets_that_insert_behind_the_same_command_are_applied_once(tmp_path: Path) -> None:
+    text = "cmake_minimum_required(VERSION 3.26)\nproject(vllm_extensions LANGUAGES CXX)\nfind_package(Torch REQUIRED)\n"
+    write(tmp_path, {"CMakeLists.txt": text})
+    sets = {name: one for name, one in load([shipped("patches")]).items() if name in {"cpu-torch", "rpath"}}
+    selection = select(sets, release="0.14.1", device="cpu", facts={"torch_cuda": True})
+    apply(selection, tmp_path)
+    once = contents(tmp_path)["CMakeLists.txt"]
+    assert once.count(b"torch::cudart") == once.count(b"INSTALL_RPATH") == 1
+    assert apply(selection, tmp_path).changed == ()
+    assert contents(tmp_path)["CMakeLists.txt"] == once

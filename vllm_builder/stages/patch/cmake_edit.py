@@ -92,12 +92,15 @@ def insert_command(operation: InsertCmakeCommand, overlay: Overlay) -> Outcome:
     outcome = Outcome()
     for path, file in files_of(overlay, operation.files):
         edits, found = [], False
-        for command in file.commands(operation.command, operation.arguments):
+        commands = list(file.commands(operation.command, operation.arguments))
+        for number, command in enumerate(commands):
             indent = _indentation(file.data, command.start)
             end = "\r\n" if file.data[command.stop : command.stop + 2] == b"\r\n" else "\n"
             lines = operation.code.strip("\n").splitlines()
             code = "".join(f"{end}{indent}{line}" if line else end for line in lines)
-            if file.data[command.stop :].startswith(code.encode()):
+            # Another set may have put its own code between the two; the next such command has one of its own.
+            limit = commands[number + 1].start if number + 1 < len(commands) else len(file.data)
+            if code.encode() in file.data[command.stop : limit]:
                 found = True
             else:
                 edits.append(Edit(command.stop, command.stop, code))
