@@ -29,7 +29,7 @@ from vllm_builder.stages.verify.requirements import normal, release_requirements
 from vllm_builder.stages.verify.table import table
 from vllm_builder.wheelfile.record import BuildRecord
 
-RELEASES = (
+RELEASES = (  # noqa: SIM905  # one line for some minor versions each
     "0.6.0 0.6.1 0.6.1.post1 0.6.1.post2 0.6.2 0.6.3 0.6.3.post1 0.6.4 0.6.4.post1 0.6.5 0.6.6 0.6.6.post1 "
     "0.7.0 0.7.1 0.7.2 0.7.3 0.8.0 0.8.1 0.8.2 0.8.3 0.8.4 0.8.5 0.8.5.post1 0.9.0 0.9.0.1 0.9.1 0.9.2 "
     "0.10.0 0.10.1 0.10.1.1 0.10.2 0.11.0 0.11.1 0.11.2 0.12.0 0.13.0 0.14.0 0.14.1 0.16.0 0.17.0 0.17.1 "
