@@ -8,10 +8,14 @@ import struct
 import subprocess
 import sys
 import sysconfig
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import pytest
 from binary_helpers import compile_c, readelf, symbols_by_readelf
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from vllm_builder.binary import exports, is_elf, read_library
 from vllm_builder.binary.model import Library
@@ -201,6 +205,7 @@ def test_headers_that_lie(built: Path, offset: int, form: str, value: int, why: 
     assert caught.value.next
 
 
+@cache
 def place(path: Path, name: str) -> tuple[int, int, int]:
     """Offset of a section's header, of the section, and its size."""
     number, offset, size = re.search(
@@ -245,7 +250,7 @@ def test_a_version_that_is_not_listed(built: Path) -> None:
 def test_symbols_that_all_share_an_endless_name(built: Path) -> None:
     """Many symbols, each a little further into one long string: quadratic work for who believes it."""
     count = 20_000
-    names = b"x" * 60_000 + b"\0"
+    names = b"x" * 7_000 + b"\0"
     symbols = b"".join(struct.pack("<IBBHQQ", 1 + i, 0x12, 0, 0, 0, 0) for i in range(count))
     data = with_symbols(built, names, symbols)
     with pytest.raises(WheelError) as caught:
@@ -254,10 +259,57 @@ def test_symbols_that_all_share_an_endless_name(built: Path) -> None:
 
 
 def test_more_symbols_than_anyone_has(built: Path) -> None:
-    data = with_symbols(built, b"\0a\0", bytes(24 * 2_000_001))
+    data = with_symbols(built, b"\0a\0", bytes(24 * 1_000_001))
     with pytest.raises(WheelError) as caught:
         read_library(data, name="x")
     assert "dynamic symbols" in caught.value.why
+
+
+def test_more_imports_than_anyone_has(built: Path) -> None:
+    symbols = struct.pack("<IBBHQQ", 1, 0x12, 0, 0, 0, 0) * 200_001
+    data = with_symbols(built, b"\0a\0" + bytes(200_000), symbols)
+    with pytest.raises(WheelError) as caught:
+        read_library(data, name="x")
+    assert "200000 symbols" in caught.value.why
+
+
+def test_sections_that_all_lie_on_the_same_comment(built: Path) -> None:
+    """Thousands of sections, each naming the same megabyte: a lot of work, for who reads them all."""
+    data = bytearray(built.read_bytes())
+    header, _, _ = place(built, ".comment")
+    label = struct.unpack_from("<I", data, header)[0]
+    text = len(data)
+    data += b"GCC\0" * (1 << 18)
+    old, count = struct.unpack_from("<Q", data, 40)[0], struct.unpack_from("<H", data, 60)[0]
+    table = bytes(data[old : old + 64 * count])
+    more = struct.pack("<IIQQQQIIQQ", label, 1, 0, 0, text, 1 << 20, 0, 0, 1, 0) * (7_000 - count)
+    struct.pack_into("<Q", data, 40, len(data))
+    struct.pack_into("<H", data, 60, 7_000)
+    library = read_library(bytes(data) + table + more, name="x")
+    assert len(library.comments) < 10
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_changed_headers(built: Path, data: st.DataObject) -> None:
+    """Refused or read, never anything else, whatever stands in the headers and the tables about symbols."""
+    original = built.read_bytes()
+    table = struct.unpack_from("<Q", original, 40)[0]
+    ranges = [(0, 64), (64, 64 + 56 * 8), (table, len(original))]
+    for name in (".dynamic", ".dynsym", ".dynstr", ".gnu.version", ".gnu.version_r", ".note.gnu.build-id"):
+        _, offset, size = place(built, name)
+        ranges.append((offset, offset + size))
+    changed = bytearray(original)
+    for _ in range(data.draw(st.integers(1, 5))):
+        first, last = data.draw(st.sampled_from(ranges))
+        position = data.draw(st.integers(first, last - 1))
+        width = data.draw(st.sampled_from([1, 2, 4, 8]))
+        value = data.draw(st.integers(0, (1 << 8 * width) - 1))
+        changed[position : position + width] = value.to_bytes(width, "little")
+    with suppress(WheelError):
+        assert read_library(bytes(changed), name="x").model_dump_json()
+    with suppress(WheelError):
+        exports(bytes(changed))
 
 
 def with_symbols(path: Path, names: bytes, symbols: bytes) -> bytes:

@@ -158,6 +158,12 @@ def test_a_refusal_says_section_and_place(tmp_path: Path) -> None:
     assert f"the entry at 0x{place:x} of section __nv_relfatbin" in caught.value.why.lower()
 
 
+def test_more_containers_than_anyone_has() -> None:
+    with pytest.raises(WheelError) as caught:
+        units(container() * 200_001)
+    assert "more than 200000" in caught.value.why
+
+
 def test_more_entries_than_anyone_has() -> None:
     with pytest.raises(WheelError) as caught:
         units(container(entry() * 200_001))

@@ -28,13 +28,19 @@ class Place:
         self.temporary.mkdir()
         self.events: list[Event] = []
 
-    def run(self, wheel: Path, environ: dict[str, str] | None = None, **options: Any) -> SmokeReport:
+    def run(
+        self,
+        wheel: Path,
+        environ: dict[str, str] | None = None,
+        indexes: Indexes | None = None,
+        **options: Any,
+    ) -> SmokeReport:
         limits = {"import_limit": 60, "start_limit": 60, "answer_limit": 30}
         return smoke(
             SmokeOptions(wheel=wheel, **{**limits, **options}),
             self.cache,
             environ={**os.environ, **(environ or {})},
-            indexes=Indexes(no_index=True),
+            indexes=indexes or Indexes(no_index=True),
             emit=self.events.append,
         )
 

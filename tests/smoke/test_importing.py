@@ -13,6 +13,7 @@ import pytest
 from smoke_helpers import Place, compiled, library, trial, wheel
 
 from vllm_builder.errors import InstallError, ResolutionError, SmokeFailed, WheelError
+from vllm_builder.indexes import Indexes
 from vllm_builder.stages.smoke import require, summary
 
 INIT = {"vllm/__init__.py": "from vllm import _C\n__version__ = '1.0'\n"}
@@ -150,6 +151,21 @@ def test_what_only_the_whole_installation_has_is_not_the_wheels_fault(place: Pla
     with pytest.raises(ResolutionError) as caught:
         place.run(made, full=True)
     assert any("some-requirement" in line for line in caught.value.details)
+
+
+def test_further_requirements_take_part(place: Place, tmp_path: Path) -> None:
+    links = tmp_path / "links"
+    for version in ("1.0", "2.0"):
+        files = {"needed/__init__.py": f"assert {version} < 2, 'too new'\n"}
+        wheel(links, files, name="needed", version=version, tag="py3-none-any")
+    files = {"vllm/__init__.py": "import needed\n"}
+    made = wheel(tmp_path, files, tag="py3-none-any", metadata="Requires-Dist: needed\n")
+    indexes = Indexes(no_index=True, find_links=(str(links),))
+    report = place.run(made, full=True, indexes=indexes)
+    assert "too new" in trial(report, "import vllm").detail
+    report = place.run(made, full=True, indexes=indexes, further=("needed<2",))
+    assert report.good
+    assert report.packages["needed"] == "1.0"
 
 
 def test_a_module_that_the_wheel_itself_should_hold_is_its_fault(place: Place, tmp_path: Path) -> None:

@@ -155,6 +155,7 @@ def test_nothing_is_left_when_it_is_ended(tmp_path: Path, number: signal.Signals
             process.kill()
     killed = number == signal.SIGKILL
     assert process.returncode == (-signal.SIGKILL if killed else 130), said
+    assert killed or "begins anew" in said
     deadline = time.monotonic() + 30
     while (living := [pid for pid in pids if psutil.pid_exists(pid)]) and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -12,6 +12,8 @@ from vllm_builder.errors import WheelError
 
 Data = bytes | bytearray | memoryview | mmap
 """What the readers take: any buffer of contiguous bytes."""
+LARGEST_TABLE: Final = 256 << 20
+"""Bytes of strings; torch 2.11 has 6 million."""
 LONGEST_STRING: Final = 1 << 16
 """Bytes. The longest C++ symbol of torch 2.11 has 6 thousand."""
 
@@ -57,14 +59,17 @@ def buffered(data: Data, name: str) -> Iterator[Buffer]:
 class Strings:
     """A string table. However often its strings are asked for, the work is bounded by the table's size.
 
-    Strings may share their ends, and several symbols a name, but only a hostile table makes much more of this.
+    Strings may share their ends, and several symbols a name: real libraries take up to twice what they have, a hostile
+    one is stopped at four times.
     """
 
     def __init__(self, buffer: Buffer, offset: int, size: int, what: str) -> None:
         self._buffer = buffer
         self._what = what
+        if size > LARGEST_TABLE:
+            buffer.refuse(f"{what} has {size} bytes of names")
         self._table = buffer.copy(offset, size, what)
-        self._left = 16 * size + LONGEST_STRING
+        self._left = 4 * size + LONGEST_STRING
 
     def get(self, offset: int) -> bytes:
         """The string that begins at ``offset``, without its end mark."""

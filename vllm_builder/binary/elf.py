@@ -209,8 +209,9 @@ class Elf:
         section = self._only(_DYNAMIC_SECTION)
         if not section:
             return {}
-        count = min(section.size // _DYNAMIC.size, _MOST_DYNAMIC)
-        table = self._buffer.copy(section.offset, count * _DYNAMIC.size, "the dynamic section")
+        if section.size > _MOST_DYNAMIC * _DYNAMIC.size or section.size % _DYNAMIC.size:
+            self._buffer.refuse(f"its dynamic section has {section.size} bytes")
+        table = self._buffer.copy(section.offset, section.size, "the dynamic section")
         strings = self.strings(section)
         values: dict[int, list[str]] = {}
         for tag, value in _DYNAMIC.iter_unpack(table):
@@ -247,9 +248,10 @@ class Elf:
     def symtab_size(self) -> int:
         return sum(s.stored + self._linked(s).stored for s in self.sections if s.type == _SYMTAB)
 
-    def symbol_tables(self) -> list[tuple[int, int, Strings]]:
-        """Offset, size and strings of the static symbol tables."""
-        return [(s.offset, s.stored, self.strings(s)) for s in self.sections if s.type == _SYMTAB]
+    def symbol_table(self) -> tuple[int, int, Strings] | None:
+        """Offset, size and strings of the static symbol table."""
+        section = self._only(_SYMTAB)
+        return (section.offset, section.stored, self.strings(section)) if section else None
 
     def gpu_sections(self) -> list[tuple[str, int, int]]:
         """Name, offset and size of the sections with GPU code; by their contents too, should there be other names."""
@@ -279,11 +281,10 @@ class Elf:
         return self._buffer.copy(section.offset + start, size, "the build id").hex()
 
     def comments(self) -> tuple[str, ...]:
-        texts: dict[str, None] = {}
-        for section in self.sections:
-            if section.name == ".comment" and section.stored:
-                if section.size > _LARGEST_COMMENT:
-                    self._buffer.refuse(f".comment has {section.size} bytes")
-                data = self._buffer.copy(section.offset, section.size, ".comment")
-                texts.update(dict.fromkeys(decode(text) for text in data.split(b"\0") if text))
-        return tuple(texts)
+        section = next((s for s in self.sections if s.name == ".comment" and s.stored), None)
+        if not section:
+            return ()
+        if section.size > _LARGEST_COMMENT:
+            self._buffer.refuse(f".comment has {section.size} bytes")
+        data = self._buffer.copy(section.offset, section.size, ".comment")
+        return tuple(dict.fromkeys(decode(text) for text in data.split(b"\0") if text))

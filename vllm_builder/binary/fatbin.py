@@ -61,7 +61,9 @@ def read_units(buffer: Buffer, sections: list[tuple[str, int, int]]) -> Iterator
             buffer.refuse(f"{where} holds no GPU code, only zeros")
         while position < end:
             unit, position = _unit(buffer, section, position, end, left)
-            left -= len(unit.codes)
+            left -= 1 + len(unit.codes)  # empty containers take memory as well
+            if left < 0:
+                buffer.refuse(f"{where} has more than {MOST_CODES} pieces of GPU code")
             position = _skip_padding(buffer, where, position, end)
             yield unit
 

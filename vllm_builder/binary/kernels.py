@@ -103,13 +103,16 @@ def _of_cubin(buffer: Buffer) -> list[str]:
     elf = Elf(buffer)
     if elf.machine != "cuda":
         buffer.refuse(f"it is a program for {elf.machine}, not for a GPU")
-    found = []
-    for offset, size, strings in elf.symbol_tables():
-        table = buffer.copy(offset, size - size % _SYMBOL.size, "the symbols")
-        for label, info, other, section, _, _ in _SYMBOL.iter_unpack(table):
-            if info & 0xF == _FUNCTION and other & _ENTRY and section:
-                found.append(strings.text(label))
-    return found
+    known = elf.symbol_table()
+    if not known:
+        buffer.refuse("it has no symbols")
+    offset, size, strings = known
+    table = buffer.copy(offset, size - size % _SYMBOL.size, "the symbols")
+    return [
+        strings.text(label)
+        for label, info, other, section, _, _ in _SYMBOL.iter_unpack(table)
+        if info & 0xF == _FUNCTION and other & _ENTRY and section
+    ]
 
 
 def _of_ptx(buffer: Buffer, text: bytes) -> list[str]:

@@ -23,8 +23,10 @@ _WEAK: Final = 2
 _VISIBLE_BINDINGS: Final = frozenset((1, _WEAK, 10))  # global, weak, unique
 _VISIBILITIES: Final = frozenset((0, 3))  # default, protected
 _HIDDEN: Final = 0x8000
-MOST_SYMBOLS: Final = 2_000_000
-"""In one file; torch 2.11's libtorch_cpu.so has 130 thousand."""
+MOST_SYMBOLS: Final = 1_000_000
+"""In one file; torch 2.11's libtorch_cpu.so has 80 thousand."""
+MOST_IMPORTS: Final = 200_000
+"""Of them wanted from elsewhere; torch 2.11's libtorch_python.so has 6 thousand."""
 
 Range = tuple[int, int]
 """Offset and size."""
@@ -92,6 +94,8 @@ class DynamicSymbols:
             if not label or info >> 4 not in _VISIBLE_BINDINGS:
                 continue
             if section == _UNDEFINED:
+                if len(imports) == MOST_IMPORTS:
+                    self._buffer.refuse(f"it wants more than {MOST_IMPORTS} symbols from others")
                 version, library = self._version(number)
                 imports.append(
                     Symbol(name=decode(get(label)), version=version, library=library, weak=info >> 4 == _WEAK)

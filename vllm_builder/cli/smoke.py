@@ -23,6 +23,13 @@ _MARKS = {"passed": ("ok", "green"), "failed": ("X", "bold red"), "not tried": (
     "--torch", metavar="VERSION", help="torch to install [default: what the wheel was compiled against]"
 )
 @click.option(
+    "--with",
+    "further",
+    multiple=True,
+    metavar="REQUIREMENT",
+    help="Install this besides, e.g. 'transformers<4.54'",
+)
+@click.option(
     "--keep", type=click.Path(path_type=Path), metavar="DIR", help="Make the environment here and leave it"
 )
 @click.option(
@@ -45,6 +52,7 @@ def smoke(
     full: bool,
     python: str | None,
     torch: str | None,
+    further: tuple[str, ...],
     keep: Path | None,
     timeout: float | None,
     port: int | None,
@@ -55,7 +63,7 @@ def smoke(
     json_: bool,
 ) -> None:
     """Install WHEEL in a fresh environment, import its extensions, compute and serve."""
-    from vllm_builder.errors import BuilderError
+    from vllm_builder.errors import BuilderError, Interrupted
     from vllm_builder.settings.layers import gather
     from vllm_builder.stages.plan.steps import default_cache
     from vllm_builder.stages.smoke import SmokeOptions, require
@@ -65,13 +73,26 @@ def smoke(
         name: timeout for name in ("import_limit", "start_limit", "answer_limit") if timeout is not None
     }
     options = SmokeOptions(
-        wheel=wheel, serve=serve, full=full, python=python, torch=torch, keep=keep, port=port, offline=offline,
+        wheel=wheel,
+        serve=serve,
+        full=full,
+        python=python,
+        torch=torch,
+        further=further,
+        keep=keep,
+        port=port,
+        offline=offline,
         **limits,
-    )  # fmt: skip
+    )
     environ = dict(os.environ)
     cache = default_cache(gather({"cache_dir": cache_dir}, environ).resolve().settings)
     emit = screen.listener(verbose=verbose, quiet=quiet)
-    report = run(options, cache, environ=environ, emit=emit)
+    try:
+        report = run(options, cache, environ=environ, emit=emit)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "Interrupted.", next="Nothing is left of it; the same command begins anew."
+        ) from None
     screen.finish()
     if not json_:
         _show(report)

@@ -93,15 +93,36 @@ class RemoteFile:
         if self._whole is None and length <= 2 * BLOCK:
             yield self.read_at(offset, length)
             return
+        head, tail = self._kept(offset, end)
+        for chunk in head:
+            offset += len(chunk)
+            yield chunk
+        stop = end - sum(map(len, tail))
         try:
-            while self._whole is None and offset < end:
-                for chunk in self._answer(offset, end - offset):
+            while self._whole is None and offset < stop:
+                for chunk in self._answer(offset, stop - offset):
                     offset += len(chunk)
                     yield chunk
         except _NoRanges as reason:
             self._download(str(reason))
         if self._whole is not None:
             yield from self._whole.stream(offset, end - offset)
+        else:
+            yield from tail
+
+    def _kept(self, offset: int, end: int) -> tuple[list[bytes], list[bytes]]:
+        """What is here already of the beginning and of the end of a range."""
+        head: list[bytes] = []
+        tail: list[bytes] = []
+        with self._lock:
+            while offset < end and (block := self._blocks.get(offset // BLOCK)):
+                head.append(block[offset % BLOCK :][: end - offset])
+                offset += len(head[-1])
+            while offset < end and (block := self._blocks.get((end - 1) // BLOCK)):
+                start = max(offset, (end - 1) // BLOCK * BLOCK)
+                tail.insert(0, block[start % BLOCK :][: end - start])
+                end = start
+        return head, tail
 
     def close(self) -> None:
         if self._whole is not None:

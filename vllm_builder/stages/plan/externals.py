@@ -105,8 +105,9 @@ def plan_externals(
 
 def _refuse_misspelt(given: Iterable[str], known: set[str]) -> None:
     """A name that is nearly one of the release's; one that it does not have at all may be another release's."""
+    known = {name.lower() for name in known}
     for name in given:
-        top = name.partition("/")[0]
+        top = name.partition("/")[0].lower()
         near = get_close_matches(top, known, n=1, cutoff=0.85)
         if top not in known and near:
             raise SettingsError(

@@ -79,12 +79,16 @@ def install(
     torch: Wanted | None,
     *,
     full: bool,
+    further: Sequence[str] = (),
     indexes: Indexes,
     environ: Mapping[str, str],
     offline: bool,
     emit: Emit,
 ) -> Installed:
     """Make the environment.
+
+    Args:
+        further: requirements that are resolved together with the others.
 
     Raises:
         InstallError, ResolutionError
@@ -100,7 +104,7 @@ def install(
     # All requirements are resolved together with torch, and the light way has torch's own alone.
     for number, (requirement, backend) in enumerate(torch.attempts if torch else (("", ""),)):
         last = torch is None or number == len(torch.attempts) - 1
-        wanted = [line for line in (requirement, wheel if full else "") if line]
+        wanted = [line for line in (requirement, wheel if full else "", *further) if line]
         if not wanted:
             break
         what = "the wheel with all its requirements" if full else requirement

@@ -76,6 +76,8 @@ class SmokeOptions(Model):
     """A path, or a version such as ``3.11``."""
     torch: str | None = None
     """A version, perhaps with its build tag; None: the one that the wheel was compiled against or requires."""
+    further: tuple[str, ...] = ()
+    """Requirements to install besides: ``transformers<4.54`` for a release that a newer one breaks."""
     keep: Path | None = None
     """A folder for the environment, the model and the logs, that is not removed; must not exist or be empty."""
     port: int | None = None

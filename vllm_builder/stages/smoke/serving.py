@@ -19,7 +19,7 @@ from vllm_builder.stages.smoke.program import Program, run_program, tail
 from vllm_builder.stages.smoke.room import Room
 
 _MODEL_LIMIT = 300.0
-_GRACE = 15.0
+_GRACE = 5.0
 """Seconds that the server has to end by itself."""
 _POLL = 0.5
 _TAKEN = re.compile(r"[Aa]ddress already in use|EADDRINUSE")
@@ -230,7 +230,8 @@ class Server:
             name,
             waited,
             f"the server ended {when}, with status {status}{cause}",
-            "See the end of its log.",
+            "See the end of its log. If a requirement is newer than the release knows, give an older one: "
+            "--with 'transformers<4.54'.",
             lines[-20:],
         )
 
@@ -249,4 +250,5 @@ def _failed(name: str, seconds: float, why: str, cure: str, lines: tuple[str, ..
 
 def gpu_here(root: Path = Path("/")) -> bool:
     """Whether the NVIDIA driver of this machine offers a GPU."""
-    return any((root / "dev").glob("nvidia[0-9]*"))
+    # Under WSL the GPU is behind /dev/dxg.
+    return (root / "dev/dxg").exists() or any((root / "dev").glob("nvidia[0-9]*"))

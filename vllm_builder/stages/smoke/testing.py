@@ -64,6 +64,7 @@ def smoke(
             python,
             torch,
             full=full,
+            further=options.further,
             indexes=indexes or read_indexes(environ),
             environ=environ,
             offline=options.offline,
@@ -192,7 +193,9 @@ def require(report: SmokeReport) -> None:
         details += [f"  | {line}" for line in trial.lines]
     cure = " ".join(dict.fromkeys(trial.next for trial in failed if trial.next))
     log = f" The log is {report.log}." if report.log else ""
-    raise SmokeFailed(what, why=f"{first.name}: {first.detail}.", next=f"{cure}{log}", details=details)
+    raise SmokeFailed(
+        what, why=f"{first.name}: {first.detail.rstrip('.')}.", next=f"{cure}{log}", details=details
+    )
 
 
 def summary(report: SmokeReport) -> str:
