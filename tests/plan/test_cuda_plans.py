@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cuda_machine import Machine, decided
+from cuda_machine import SETUP, Machine, decided
 
 from vllm_builder import errors
 from vllm_builder.cache import Cache, Workspace
@@ -34,6 +34,40 @@ def test_without_a_toolkit_one_is_put_together_and_said(machine: Machine) -> Non
     (line,) = decided(made, "CUDA toolkit")
     assert "no toolkit of this machine fits" in line
     assert any("torch 2.7.0+cu126" in line for line in decided(made, "fell out"))
+
+
+def test_the_plan_says_what_its_wheel_has_to_be(machine: Machine) -> None:
+    names = ("_C", "_moe_C", "_vllm_fa3_C", "_rocm_C")
+    requirements = """
+def get_requirements():
+    if _is_cuda():
+        requirements = _read_requirements("cuda.txt")
+"""
+    extensions = "".join(f'ext_modules.append(CMakeExtension(name="vllm.{name}"))\n' for name in names)
+    source = machine.release(
+        "0.9.2",
+        files={
+            "setup.py": SETUP + requirements + extensions,
+            "requirements/cuda.txt": "torch==2.7.0\nnumpy\n",
+            "CMakeLists.txt": 'cuda_archs_loose_intersection(ALLSPARK_ARCHS "8.0;8.6" "${CUDA_ARCHS}")\n',
+        },
+    )
+    machine.toolkit("13.0")
+    made = machine.plan(arch=("sm_100",), torch="2.11.0", source=str(source))
+    expected = made.expectations
+    assert expected is not None
+    assert (expected.release, expected.version, expected.torch) == ("0.9.2", "0.9.2+cu130", "2.11.0")
+    assert (expected.device, expected.archs) == ("cuda", ("10.0",))
+    assert expected.limited_api == (made.compile.limited_api or "")
+    by_name = {one.name: one for one in expected.extensions or ()}
+    assert set(by_name) == {"_C", "_moe_C", "_vllm_fa3_C"}  # what this setup.py has of the release's
+    assert by_name["_C"].required
+    assert not by_name["_vllm_fa3_C"].required
+    assert "left out on purpose" in by_name["_vllm_fa3_C"].reason
+    assert expected.lists == ("8.0;8.6",)
+    assert expected.requirements == ("torch==2.7.0", "numpy")
+    # It follows from the rest, and is no part of the digest.
+    assert made.model_copy(update={"expectations": None}).digest == made.digest
 
 
 def test_the_lock_of_the_toolkit_is_part_of_the_digest(machine: Machine) -> None:

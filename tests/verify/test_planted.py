@@ -191,7 +191,7 @@ def test_another_cuda_than_torchs(wheel: Sketch, at: Machine, verify: Verify) ->
     (torch / "version.py").write_text("__version__ = '2.11.0+cu129'\ncuda: Optional[str] = '12.9'\n")
     outcome = verify(wheel, torch=str(torch))
     assert outcome.status == 81
-    assert "needs libcudart.so.13" in outcome.findings("error", "cuda-runtime")[0]["what"]
+    assert "libcudart.so.13 is needed" in outcome.findings("error", "cuda-runtime")[0]["what"]
 
 
 def test_a_torch_without_cuda(wheel: Sketch, at: Machine, verify: Verify) -> None:
@@ -209,7 +209,11 @@ def test_a_torch_without_cuda(wheel: Sketch, at: Machine, verify: Verify) -> Non
     )
     outcome = verify(wheel.put("vllm/_C.abi3.so", needs))
     assert outcome.status == 81
-    assert "missing-library" in outcome.found("error")
+    assert outcome.found("error") == {"missing-library", "torch-abi"}
+    assert (
+        "does not have libtorch_cuda.so, needed by _C"
+        in outcome.findings("error", "missing-library")[0]["what"]
+    )
 
 
 def test_linked_against_an_empty_stub_of_the_driver(wheel: Sketch, at: Machine, verify: Verify) -> None:
@@ -332,7 +336,7 @@ def test_a_build_path_in_rpath(wheel: Sketch, at: Machine, verify: Verify) -> No
     outcome = verify(wheel.put("vllm/_C.abi3.so", linked))
     assert outcome.status == 81
     assert outcome.found("error") == {"rpath"}
-    assert "/build/cmake." in outcome.findings("error")[0]["what"]
+    assert "_C: libraries are looked for in /build/cmake " in outcome.findings("error")[0]["what"]
 
 
 @pytest.mark.parametrize(

@@ -136,3 +136,8 @@ class Comparison(Model):
     same_content: bool
     differences: tuple[Difference, ...] = ()
     """Most important first."""
+
+
+def count(number: int, word: str) -> str:
+    """``1 symbol``, ``2 symbols``."""
+    return f"{number} {word}{'' if number == 1 else 's'}"

@@ -45,33 +45,27 @@ def diagnose(missing: Iterable[str], defined: Collection[str]) -> tuple[Diagnosi
 
 
 def _one(name: str, text: str, candidates: Iterable[str], readable: dict[str, str]) -> Diagnosis:
-    plain = _without_abi(text)
     other = ""
     for candidate in sorted(candidates):
         spelled = readable[candidate]
-        new_here, new_there = (
-            "__cxx11" in text or "[abi:cxx11]" in text,
-            "7__cxx11" in candidate or "B5cxx11" in candidate,
-        )
-        if _without_abi(spelled) == plain and new_here != new_there:
+        new_here, new_there = _is_new(name), _is_new(candidate)
+        # Without c++filt names cannot be compared in full: the same function, and one of the spellings each.
+        same = _without_abi(spelled) == _without_abi(text) or (text == name and spelled == candidate)
+        if same and new_here != new_there:
             return Diagnosis(name, "new-string" if new_here else "old-string", text, spelled)
-        if text == name and spelled == candidate and "Ss" in name and new_there:
-            # Without c++filt names cannot be compared in full: the same function, and one of the spellings each.
-            return Diagnosis(name, "old-string", text, spelled)
-        if _function(spelled) == _function(text):
+        if qualified(candidate) == qualified(name):
             other = other or spelled
     return Diagnosis(name, "signature" if other else "gone", text, other)
+
+
+def _is_new(mangled: str) -> bool:
+    return "7__cxx11" in mangled or "B5cxx11" in mangled
 
 
 def _without_abi(text: str) -> str:
     for spelling in _NEW_STRING:
         text = text.replace(spelling, "std::string")
     return text.replace("std::__cxx11::", "std::").replace("[abi:cxx11]", "")
-
-
-def _function(text: str) -> str:
-    """The qualified name without parameters."""
-    return text.partition("(")[0].replace("[abi:cxx11]", "")
 
 
 def qualified(name: str) -> str:

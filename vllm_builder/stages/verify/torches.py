@@ -33,7 +33,14 @@ _ASK: Final = (
 
 
 def find_torch(
-    wanted: str, *, machine: str, cache: Cache, environ: Mapping[str, str], offline: bool, emit: Emit
+    wanted: str,
+    *,
+    machine: str,
+    cache: Cache,
+    environ: Mapping[str, str],
+    offline: bool,
+    emit: Emit,
+    needs_cuda: bool = False,
 ) -> TorchBuild:
     """The torch that ``--torch`` means.
 
@@ -41,6 +48,7 @@ def find_torch(
         wanted: a version (``2.11.0``, ``2.11.0+cu130``), the folder of an installed torch or of its environment, or a
             Python that has one.
         machine: that the wheel is for, ``x86_64``.
+        needs_cuda: of several builds of a version that were read earlier, take none without CUDA.
 
     Raises:
         SettingsError: there is no torch there, or no such version.
@@ -60,7 +68,11 @@ def find_torch(
             next="Give for example --torch 2.11.0, or the Python of an environment with torch.",
         ) from None
     for kept in kept_versions(exports_folder(cache), machine):
-        if _is(kept, version) and (known := kept_build(exports_folder(cache), kept, machine)):
+        if not _is(kept, version):
+            continue
+        known = kept_build(exports_folder(cache), kept, machine)
+        # Without a build tag, a build that cannot be meant is passed over.
+        if known is not None and (known.cuda or version.local or not needs_cuda):
             return known
     if offline:
         raise OfflineMissing(

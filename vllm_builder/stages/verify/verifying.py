@@ -23,7 +23,7 @@ from vllm_builder.stages.verify.expectations import (
     from_release,
     identified,
 )
-from vllm_builder.stages.verify.model import Finding, Report
+from vllm_builder.stages.verify.model import Finding, Report, count
 from vllm_builder.stages.verify.subject import Subject, read_parts
 from vllm_builder.stages.verify.surroundings import Surroundings, providers_of
 from vllm_builder.stages.verify.torches import exports_folder, find_torch
@@ -84,7 +84,13 @@ def verify(
         build = None
         if torch:
             build = find_torch(
-                torch, machine=machine, cache=cache, environ=environ, offline=offline, emit=emit
+                torch,
+                machine=machine,
+                cache=cache,
+                environ=environ,
+                offline=offline,
+                emit=emit,
+                needs_cuda=any("cuda" in soname for part in parts for soname in part.library.needed),
             )
         base_subject = None
         if against is not None:
@@ -127,15 +133,15 @@ def judge(report: Report, *, strict: bool = False) -> None:
     warnings = [f for f in report.findings if f.severity == "warning"]
     if errors:
         raise VerifyFailed(
-            f"{name} is not what was asked for: {_count(len(errors), 'error')}"
-            f"{', ' + _count(len(warnings), 'warning') if warnings else ''}.",
+            f"{name} is not what was asked for: {count(len(errors), 'error')}"
+            f"{', ' + count(len(warnings), 'warning') if warnings else ''}.",
             why=errors[0].what,
             next=errors[0].cure,
             details=[one_line(f) for f in (*errors, *warnings)],
         )
     if strict and warnings:
         raise VerifyWarned(
-            f"{name} does what was asked for, with {_count(len(warnings), 'warning')}, and --strict allows none.",
+            f"{name} does what was asked for, with {count(len(warnings), 'warning')}, and --strict allows none.",
             why=warnings[0].what,
             next=warnings[0].cure,
             details=[one_line(f) for f in warnings],
@@ -146,7 +152,7 @@ def tally(report: Report) -> str:
     """``1 error, 3 warnings, 2 remarks``."""
     counts = Counter(f.severity for f in report.findings if f.check != "not-checked")
     words = (("error", "error"), ("warning", "warning"), ("info", "remark"))
-    said = [_count(counts[severity], word) for severity, word in words if counts[severity]]  # type: ignore[index]
+    said = [count(counts[severity], word) for severity, word in words if counts[severity]]  # type: ignore[index]
     return ", ".join(said) or "nothing to remark"
 
 
@@ -236,7 +242,3 @@ def _sha256(wheel: Wheel) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"

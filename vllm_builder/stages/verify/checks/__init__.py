@@ -24,6 +24,7 @@ CHECKS: Final[Mapping[str, Check]] = {
     "extensions": extensions.missing_extensions,
     "architectures": extensions.missing_archs,
     "kernels": extensions.answers,
+    "libraries of torch": symbols.missing_libraries,
     "symbols": symbols.undefined_symbols,
     "stable ABI of torch": torch_side.stable_torch,
     "CUDA runtime": torch_side.cuda_runtime,

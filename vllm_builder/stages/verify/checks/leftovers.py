@@ -23,20 +23,21 @@ _SHOWN: Final = 5
 
 
 def rpaths(subject: Subject) -> Iterator[Finding]:
+    found: dict[str, list[Part]] = {}
     for part in subject.parts:
-        for kind, folders in (("RPATH", part.library.rpath), ("RUNPATH", part.library.runpath)):
-            bad = [folder for folder in folders if not folder.startswith(("$ORIGIN", "${ORIGIN}"))]
-            if bad:
-                yield Finding(
-                    check="rpath",
-                    severity="error",
-                    what=f"{part.short} has {kind} {', '.join(bad)}.",
-                    where=part.name,
-                    why="A folder of the machine that built it: where it exists, other libraries are "
-                    "loaded from it than are "
-                    "meant, and whoever can write there runs code.",
-                    cure="Strip it (patchelf --remove-rpath), or link with -DCMAKE_SKIP_RPATH=ON.",
-                )
+        for folder in dict.fromkeys((*part.library.rpath, *part.library.runpath)):
+            if not folder.startswith(("$ORIGIN", "${ORIGIN}")):
+                found.setdefault(folder, []).append(part)
+    for folder, parts in found.items():
+        yield Finding(
+            check="rpath",
+            severity="error",
+            what=f"{', '.join(part.short for part in parts)}: libraries are looked for in {folder} (RPATH or RUNPATH).",
+            where=", ".join(part.name for part in parts),
+            why="A folder of the machine that built it: where it exists, other libraries are loaded from it than are "
+            "meant, and whoever can write there runs code.",
+            cure="Strip it (patchelf --remove-rpath), or link with -DCMAKE_SKIP_RPATH=ON.",
+        )
 
 
 def source_paths(subject: Subject) -> Iterator[Finding]:

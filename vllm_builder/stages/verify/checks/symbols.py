@@ -8,7 +8,7 @@ from typing import Final
 
 from vllm_builder.binary.model import Symbol
 from vllm_builder.stages.verify.exports import kept_build, kept_versions, rules
-from vllm_builder.stages.verify.model import Finding
+from vllm_builder.stages.verify.model import Finding, count
 from vllm_builder.stages.verify.spelling import Diagnosis, diagnose
 from vllm_builder.stages.verify.subject import Part, Subject
 from vllm_builder.stages.verify.surroundings import TORCHS_OWN, Closure
@@ -64,19 +64,33 @@ def _of_torch(subject: Subject, names: Sequence[str]) -> list[str]:
     return [name for name in (*cxx_symbols(names), *stable_symbols(names)) if name not in torch.all_names]
 
 
+def missing_libraries(subject: Subject) -> Iterator[Finding]:
+    """Libraries that a given torch should have brought and does not have."""
+    torch = subject.surroundings.torch
+    if torch is None:
+        return
+    lacking: dict[str, list[Part]] = {}
+    for part in subject.parts:
+        for soname in part.library.needed:
+            if TORCHS_OWN.fullmatch(soname) and subject.surroundings.find(soname) is None:
+                lacking.setdefault(soname, []).append(part)
+    groups: dict[str, list[str]] = {}
+    for soname, parts in lacking.items():
+        groups.setdefault(", ".join(part.short for part in parts), []).append(soname)
+    for names, sonames in groups.items():
+        yield Finding(
+            check="missing-library",
+            severity="error",
+            what=f"torch {torch.version} does not have {', '.join(sonames)}, needed by {names}.",
+            where=", ".join(part.name for part in lacking[sonames[0]]),
+            why="They were compiled against another kind of torch (with or without CUDA), and cannot "
+            "be loaded with this one.",
+            cure="Use the torch that they were compiled against, or build again.",
+        )
+
+
 def _missing(subject: Subject, part: Part, closure: Closure, names: Sequence[str]) -> Iterator[Finding]:
     torch = subject.surroundings.torch
-    for soname in part.library.needed if torch is not None else ():
-        if soname in closure.missing and TORCHS_OWN.fullmatch(soname):
-            yield Finding(
-                check="missing-library",
-                severity="error",
-                what=f"{part.short} needs {soname}, which torch {torch.version if torch else ''} does not have.",
-                where=part.name,
-                why="It was compiled against another kind of torch (with or without CUDA), and cannot be loaded with "
-                "this one.",
-                cure="Use the torch that it was compiled against, or build again.",
-            )
     driver = [n for n in names if (rule := _driver_rule(n)) and rule not in part.library.needed]
     if driver:
         library = _driver_rule(driver[0])
@@ -97,7 +111,8 @@ def _missing(subject: Subject, part: Part, closure: Closure, names: Sequence[str
         yield Finding(
             check="undefined-symbol",
             severity="error",
-            what=f"{part.short} wants {len(rest)} symbols that none of the libraries it needs defines: {_some(rest)}.",
+            what=f"{part.short} wants {count(len(rest), 'symbol')} that none of the libraries it needs "
+            f"defines: {_some(rest)}.",
             where=part.name,
             why="Importing it fails with 'undefined symbol', at once or when the function is first called.",
             cure="Build against the libraries that it will run with; link what is missing.",
@@ -107,7 +122,7 @@ def _missing(subject: Subject, part: Part, closure: Closure, names: Sequence[str
         yield Finding(
             check="undefined-symbol",
             severity="info" if unknown else "warning",
-            what=f"{len(rest)} symbols of {part.short} could not be looked up: {_some(rest)}.",
+            what=f"{count(len(rest), 'symbol')} of {part.short} could not be looked up: {_some(rest)}.",
             where=part.name,
             why=f"Not at hand: {', '.join(closure.missing)}.",
             cure="Give --torch, or verify on a machine that has these libraries.",
@@ -148,8 +163,8 @@ def _torch_abi(subject: Subject, missing: Mapping[str, Sequence[Part]]) -> Itera
         yield Finding(
             check="torch-abi",
             severity="error",
-            what=f"{', '.join(part.short for part in parts.values())}: {which}. {len(some)} symbols are not in "
-            f"torch {torch.version}: {_some([_short(one.readable) for one in some])}.",
+            what=f"{', '.join(part.short for part in parts.values())}: {which}. Not in torch {torch.version}: "
+            f"{count(len(some), 'symbol')}: {_some([_short(one.readable) for one in some])}.",
             where=", ".join(parts),
             why=" ".join(filter(None, reasons)),
             cure=f"Build against torch {torch.version}, or use the torch that it was compiled against.",

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from packaging.version import InvalidVersion, Version
 
 from vllm_builder.stages.verify.model import Finding
-from vllm_builder.stages.verify.subject import Subject
+from vllm_builder.stages.verify.subject import Part, Subject
 from vllm_builder.stages.verify.torch_abi import added_after, cxx_symbols, oldest_torch, stable_symbols
 
 
@@ -45,18 +45,24 @@ def cuda_runtime(subject: Subject) -> Iterator[Finding]:
     if not cuda:
         return
     major = cuda.split(".")[0]
+    others: dict[tuple[str, bool], list[Part]] = {}
     for part in subject.parts:
         found = part.module.cuda_runtime
         if found.isdigit() and found != major:
-            yield Finding(
-                check="cuda-runtime",
-                severity="error",
-                what=f"{part.short} needs libcudart.so.{found}, and torch{_named(build)} is for CUDA {cuda}.",
-                where=part.name,
-                why="Two CUDA runtimes in one process do not share streams and memory; mostly the "
-                "other one is not there at all.",
-                cure=f"Build with a toolkit of CUDA {major}, or use a torch for CUDA {found}.",
-            )
+            # What Python does not import is loaded by code that may choose (bitsandbytes has a library for each CUDA).
+            others.setdefault((found, part.module.abi3 is not None), []).append(part)
+    for (found, imported), parts in others.items():
+        yield Finding(
+            check="cuda-runtime",
+            severity="error" if imported else "warning",
+            what=f"{', '.join(part.short for part in parts)}: libcudart.so.{found} is needed, and "
+            f"torch{_named(build)} is for "
+            f"CUDA {cuda}.",
+            where=", ".join(part.name for part in parts),
+            why="Two CUDA runtimes in one process do not share streams and memory; mostly the other "
+            "one is not there at all.",
+            cure=f"Build with a toolkit of CUDA {major}, or use a torch for CUDA {found}.",
+        )
 
 
 def needs_torch_cxx(subject: Subject) -> bool:
