@@ -57,7 +57,7 @@ def finish_leftovers(storage: Storage, *, older: timedelta = _SETTLED, clock: Cl
 
 def _finish(storage: Storage, snapshot: Snapshot, journal: str, entry: Entry) -> None:
     pages.write(storage, snapshot, entry.pages)
-    landing.write(storage, snapshot, entry.versions)
+    landing.write(storage, snapshot, entry.versions, entry.pages)
     if entry.delete:
         kept = {
             key for _, file in snapshot.files() for key in (file.key, file.metadata_key, file.provenance_key)
