@@ -72,7 +72,7 @@ function codeBlock(block) {
   });
   return make("div", { class: "block" },
     make("div", { class: "block-head" }, make("h3", null, block.title), said, button),
-    make("pre", { tabindex: "0", role: "region", "aria-label": block.title }, code));
+    make("pre", null, code));
 }
 
 /** Where the clipboard is not to be had (plain http), the old way; and if that fails, the text is selected. */

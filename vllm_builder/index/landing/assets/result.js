@@ -22,7 +22,7 @@ function showResult(state) {
     });
     return undefined;
   }
-  const fitting = files
+  const fitting = [...files].sort((a, b) => byMachine(a.machines, b.machines))
     .map((file) => ({ ...file, device: chosen.fitting[0].device }))
     .filter((file) => !misfit(file, wish));
   if (!fitting.length) {
@@ -90,7 +90,7 @@ function factsOf(file, several, at) {
     none: "none",
     unsigned: make("span", null, make("a", { href: where + ".intoto.jsonl" }, "statement"), ", not signed"),
     signed: make("span", null, make("a", { href: where + ".intoto.jsonl" }, "statement"),
-      ", signed (", make("code", null, "vllm-builder index check --provenance"), " verifies it)"),
+      ", signed (", make("code", null, "vllm-builder index check ", make("span", { class: "whole" }, "--provenance")), " verifies it)"),
   }[file.provenance];
   const checked = (RESULTS[file.checked.result] || (() => file.checked.result))(file.checked);
   const rows = [
@@ -98,7 +98,7 @@ function factsOf(file, several, at) {
     ["Size", bytes(file.size)],
     ["Published", `${moment(file.uploaded * 60000)}, ${ago(file.uploaded * 60000)}`],
     ["About", file.summary],
-    ["GPU architectures", file.archs.map((arch) => arch.replace(/^[\d.]+/, (number) => sm(number))).join(", ")
+    ["GPU architectures", codes(file.archs)
       || (file.device === "cuda" ? "not recorded" : "")],
     ["CUDA", file.cuda],
     ["torch", file.torch],
@@ -118,8 +118,15 @@ function showMisfit(box, state) {
   const { chosen, wish, rows } = state;
   const have = [wish.gpu && (wish.gpu === "none" ? "a machine without GPU" : `${wish.gpu} (${sm(wish.capability)})`),
     wish.python && `Python ${wish.python}`, wish.machine].filter(Boolean).join(", ");
-  const what = `No wheel of ${wish.project} ${chosen.version} for ${chosen.variant} fits ${have}`;
-  const why = [...new Set(chosen.ofVariant.map((row) => misfit(row, wish)))].join("; ");
+  // Of a variant that was asked for, why it does not fit; otherwise of each.
+  const one = wish.variant === chosen.variant || chosen.variants.length === 1;
+  const what = `No wheel of ${wish.project} ${chosen.version}${one ? ` for ${chosen.variant}` : ""} fits ${have}`;
+  const reasons = new Map();
+  for (const row of one ? chosen.ofVariant : chosen.ofVersion) {
+    const reason = misfit(row, wish);
+    reasons.set(reason, (reasons.get(reason) || new Set()).add(row.variant));
+  }
+  const why = [...reasons].map(([reason, variants]) => (one ? reason : `${[...variants].sort(byVariant).join(", ")}: ${reason}`)).join("; ");
   const near = nearest(rows, wish, chosen);
   const parts = [make("p", { class: "notice" }, `${what}: ${why}.`)];
   let then = "";
