@@ -107,7 +107,7 @@ def chip(page: Page, group: str, name: str) -> Locator:
 def line(page: Page, at: int = 0) -> str:
     found = page.locator("#answer pre").nth(at)
     found.wait_for()
-    return found.inner_text()
+    return found.text_content() or ""
 
 
 def chosen(page: Page) -> str:
@@ -212,7 +212,7 @@ def test_a_choice_can_be_shared(opened: Opener, url: str) -> None:
 
 def test_withdrawn_and_not_verified_are_said(opened: Opener, url: str) -> None:
     page = opened(url + "#version=0.9.1")
-    assert "withdrawn: Wrong results with FP8 on H100" in notice(page)
+    assert "withdrawn: “Wrong results with FP8 on H100”." in notice(page)
     assert "0.9.1+cu129" in line(page)
     assert "0.9.1" not in page.locator("#channels-body").inner_text()
     page.goto(url + "#channel=nightly")
@@ -239,6 +239,14 @@ def test_the_age_is_that_of_the_clock_of_who_looks(opened: Opener, url: str) -> 
     page.reload()
     page.locator(".badge").nth(1).wait_for()
     assert "3 days ago" in page.locator("#channels-body").inner_text()
+
+
+def test_what_is_selected_is_what_is_copied(opened: Opener, url: str) -> None:
+    page = opened(url + "#installer=project")
+    text = line(page)
+    assert text.count("\n") > 8
+    page.locator("#answer pre").first.evaluate("e => getSelection().selectAllChildren(e)")
+    assert page.evaluate("getSelection().toString()").rstrip("\n") == text
 
 
 def test_any_fragment_is_taken(opened: Opener, url: str) -> None:
@@ -560,7 +568,10 @@ def test_other_projects(opened: Opener, tmp_path: Path) -> None:
         assert line(page) == f"uv pip install only-by-version==0.1 --index {address}0.1/any/"
 
 
-HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>\"'><svg onload=alert(3)>\u2028\x7f"
+HOSTILE = (
+    "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>"
+    "\"'><svg onload=alert(3)>\u2028\x7f"
+)
 
 
 def test_hostile_words_stay_words(opened: Opener, tmp_path: Path) -> None:
@@ -628,8 +639,8 @@ def rules(opened: Opener, url: str) -> Page:
 
 
 def test_the_same_code_runs_on_the_same_gpu(rules: Page) -> None:
-    codes = [f"{number}{suffix}{ptx}" for number in ("7.0", "7.5", "8.0", "8.6", "9.0", "10.0", "10.3", "11.0", "12.0", "12.1")
-             for suffix in ("", "a", "f") for ptx in ("", "+PTX")]  # fmt: skip
+    numbers = "7.0 7.5 8.0 8.6 9.0 10.0 10.3 11.0 12.0 12.1".split()
+    codes = [n + suffix + ptx for n in numbers for suffix in ("", "a", "f") for ptx in ("", "+PTX")]
     gpus = [one["capability"] for one in data.gpus()]
     found = rules.evaluate(
         "([codes, gpus]) => codes.map(code => gpus.map(gpu => vllmIndex.rules.answer([code], gpu)))",

@@ -39,7 +39,7 @@ function showResult(state) {
     head,
     ...warnings.map((text) => make("p", { class: "notice" }, text)),
     ...blocks.map(codeBlock),
-    make("ul", { class: "notes" }, ...[...notes, ...torchNotes(fitting[0]), ...gpuNotes(fitting[0], wish)]
+    make("ul", { class: "notes" }, ...[...notes, ...torchNotes(fitting[0], state.installer), ...gpuNotes(fitting[0], wish)]
       .map((note) => make("li", null, note))),
     ...fitting.map((file, at) => factsOf(file, fitting.length > 1, at)));
   return say(`${warnings.join(" ")} Line for ${wish.project} ${version}, variant ${chosen.variant}${blocks.length ? ": " + blocks[0].text : ""}`);
@@ -53,21 +53,22 @@ function folderOf(chosen) {
 function warningsOf(file, state) {
   const found = [];
   if (file.yanked !== null) {
-    found.push(`This wheel was withdrawn${file.yanked ? ": " + file.yanked : "."} An exact pin still installs it; new installations should take another.`);
+    found.push(`This wheel was withdrawn${file.yanked ? `: “${file.yanked}”.` : "."} An exact pin still installs it; new installations should take another.`);
   }
   if (file.checked.result === "not verified") {
-    found.push(`This wheel was published without being verified${file.checked.reason ? ": " + file.checked.reason : "."}`);
+    found.push(`This wheel was published without being verified${file.checked.reason ? `: “${file.checked.reason}”.` : "."}`);
   }
   if (!state.base) found.push("The page does not know its address.");
   return found;
 }
 
-function torchNotes(file) {
+function torchNotes(file, installer) {
   if (!file.torch) return [];
   const [version, build] = file.torch.split("+");
   const built = `It was compiled against torch ${file.torch} and works with that version of torch only.`;
   if (!build) return [built];
-  return [`${built} The public index has one build of torch ${version}; where that is not +${build}, install torch ${file.torch} first, from PyTorch's own index for ${build}.`];
+  return [`${built} The public index has one build of torch ${version}; where that is not +${build}, install torch ${file.torch} first, from PyTorch's own index for ${build}.${
+    installer === "uv" && /^(cu\d+|cpu)$/.test(build) ? ` uv finds that by itself with --torch-backend=${build}.` : ""}`];
 }
 
 function gpuNotes(file, wish) {
@@ -138,7 +139,7 @@ function showMisfit(box, state) {
       wishFor({ channel, version: near.label, variant: near.variant });
       byId("result-title").focus();
     });
-    parts.push(make("p", null, then + ". ", button));
+    parts.push(make("p", null, then + "."), button);
   } else {
     then = `No wheel of ${wish.project} in this index fits.`;
     parts.push(make("p", null, then));
