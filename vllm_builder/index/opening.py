@@ -39,13 +39,16 @@ def open_index(to: str, *, create: bool = False, damaged: bool = False) -> Stora
         )
     if storage.stat(layout.ROOT) is not None:
         return storage
-    if foreign := _foreign(storage):
+    foreign, lost = _foreign(storage), _was_an_index(storage)
+    if storage.stat(layout.ROOT) is not None:
+        return storage  # the first publisher came meanwhile
+    if foreign:
         raise SettingsError(
             f"{storage.url} is not empty, and no index.",
             why=f"It holds {', '.join(foreign)}. An index is not mixed with what somebody else put there.",
             next="Name an empty or a new folder with --to.",
         )
-    if _was_an_index(storage):
+    if lost:
         if damaged:
             return storage
         raise IndexDamaged(
