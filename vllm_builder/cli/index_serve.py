@@ -12,7 +12,12 @@ from vllm_builder.cli.app import json_option
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all that there are")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on; 0.0.0.0 for all that there are",
+)
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes any that is free"
 )
@@ -42,7 +47,10 @@ def serve(folder: Path, host: str, port: int, nginx_config: bool, quiet: bool, j
             click.echo(server.url)
         sys.stdout.flush()
         if not quiet and not json_:
-            click.echo(f"Serving {folder}; Ctrl-C ends it. An index for pip and uv is e.g. {server.url}nightly/cu130/", err=True)
+            click.echo(
+                f"Serving {folder}; Ctrl-C ends it. An index for pip and uv is e.g. {server.url}nightly/cu130/",
+                err=True,
+            )
         server.run()
     except KeyboardInterrupt:
         pass  # how a person ends it

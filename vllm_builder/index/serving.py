@@ -208,7 +208,9 @@ class _Handler(WSGIRequestHandler):
 class Server:
     """A server that is bound and not running yet. ``url`` has the port that was had."""
 
-    def __init__(self, folder: Path, *, host: str = "127.0.0.1", port: int = 0, log: Log = lambda line: None) -> None:
+    def __init__(
+        self, folder: Path, *, host: str = "127.0.0.1", port: int = 0, log: Log = lambda line: None
+    ) -> None:
         """Bind.
 
         Raises:
@@ -242,7 +244,9 @@ def nginx_config(folder: Path, *, listen: str = "80") -> str:
     """
     root = str(folder.absolute())
     if any(c in '"\\$\n\r' for c in root):
-        raise SettingsError(f"nginx cannot be told the path {root!r}.", next="Choose a path without such characters.")
+        raise SettingsError(
+            f"nginx cannot be told the path {root!r}.", next="Choose a path without such characters."
+        )
     text = (package_files("vllm_builder.index") / "nginx.conf").read_text(encoding="utf-8")
     return text.replace("@FOLDER@", root).replace("@LISTEN@", listen)
 
