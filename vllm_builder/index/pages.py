@@ -22,8 +22,8 @@ from vllm_builder.index.manifest import Snapshot
 from vllm_builder.index.model import File, Page
 from vllm_builder.index.storage.base import FRESH, Changed, Storage
 
-# What 1.1 (PEP 700) asks for is all there. Of the later versions nothing would be true: a provenance of PEP 740 is signed by
-# a publisher's identity, and a project without a status (PEP 792) is active.
+# What 1.1 (PEP 700) asks for is all there. Of what came later nothing would be true here: a provenance of PEP 740 is
+# signed by a publisher's identity, and a project without a status (PEP 792) is active.
 API_VERSION: Final = "1.1"
 HTML_TYPE: Final = "text/html; charset=utf-8"
 JSON_TYPE: Final = "application/vnd.pypi.simple.v1+json"

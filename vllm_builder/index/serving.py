@@ -56,7 +56,7 @@ _TYPES: Final = {
 
 
 class Application:
-    """The index in a folder, as a WSGI application. Only reads; nothing outside the folder, nothing with a dot before its name."""
+    """The index in a folder, as a WSGI application. It only reads, nothing outside the folder, and nothing hidden."""
 
     def __init__(self, folder: Path) -> None:
         self.root = folder.resolve()
@@ -174,7 +174,7 @@ def _send(request: Request, path: Path, kind: str, cache: str) -> Response:
 
 
 def _redirect(to: str, name: str) -> Response:
-    """Relative, so that it is right behind a proxy as well; ``to`` before it, so that no name is taken for a host or scheme."""
+    """Relative, so that it is right behind a proxy as well; ``to`` is before it: no name is taken for a host or scheme."""
     return Response(status=301, headers={"Location": f"{to}{quote(name)}/"})
 
 
@@ -198,7 +198,8 @@ class _Handler(WSGIRequestHandler):
         del size
         path = getattr(self, "path", "?").encode("unicode_escape").decode()
         kind = getattr(self, "command", None) or "?"
-        part = f" {found}" if (found := self.headers.get("Range")) and int(code) == 206 else ""
+        headers = getattr(self, "headers", None) or {}  # none where the request was cut off
+        part = f" {found}" if (found := headers.get("Range")) and int(code) == 206 else ""
         self.log_line(f"{kind} {path} {int(code)}{part}")
 
     def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002 (its name there)
@@ -255,7 +256,7 @@ def _look_at(folder: Path) -> None:
     try:
         if (folder / layout.ROOT).is_file():
             return
-        empty = all(name.startswith(".") for name in os.listdir(folder))
+        empty = all(path.name.startswith(".") for path in folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         raise NotInIndex(
             f"There is no folder {folder}.",
@@ -267,7 +268,7 @@ def _look_at(folder: Path) -> None:
         raise NotInIndex(
             f"{folder} is no index.",
             why=f"It has no {layout.ROOT}, and serving any folder would show what is in it.",
-            next=f"Make one: vllm-builder index publish WHEEL --to FOLDER (an empty or a new one), then serve that.",
+            next="Make one: vllm-builder index publish WHEEL --to FOLDER (an empty or a new one), then serve that.",
         )
 
 
