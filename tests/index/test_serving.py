@@ -228,7 +228,8 @@ def test_nothing_outside_and_nothing_hidden(client: Client, path: str) -> None:
     st.lists(
         st.sampled_from(
             ["..", ".", "", ".index", "note", "outside.txt", "files", "up", "hidden", "leaves", "%2e%2e", "%2f",
-             "index-too", "x.txt", "nightly", "cu130", "demo-pkg", "Demo_Pkg", "%5c", "%00", "\\", "é", "%ff", "same", "pipe"]
+             "index-too", "x.txt", "nightly", "cu130", "demo-pkg", "Demo_Pkg", "%5c", "%00", "\\",
+             "é", "%ff", "same", "pipe"]
         ),
         max_size=6,
     ),
