@@ -10,7 +10,7 @@ import hashlib
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from vllm_builder.errors import Busy, IndexDamaged
 from vllm_builder.index import layout
-from vllm_builder.index.model import SCHEMA, Entry, File, Group, Page, Root, Shard, ShardRef, to_bytes
+from vllm_builder.index.model import SCHEMA, Entry, File, Gone, Group, Page, Root, Shard, ShardRef, to_bytes
 from vllm_builder.index.storage.base import FRESH, IMMUTABLE, Changed, Exists, Storage, Token
 
 Clock = Callable[[], datetime]
@@ -81,8 +81,9 @@ class Draft:
         self.at = at
         """The moment of the change; never before the last one, whatever the clock says."""
         self.groups: dict[str, Group] = dict(snapshot.root.groups)
+        self.gone: dict[str, Gone] = dict(snapshot.root.gone)
         self.delete: list[str] = []
-        """Keys to be deleted once no page names them."""
+        """Keys to be deleted once no page names them; those of wheels by :meth:`condemn`."""
         self._files: dict[tuple[str, str], dict[str, File]] = {}
 
     def files(self, project: str, variant: str) -> dict[str, File]:
@@ -106,6 +107,22 @@ class Draft:
             ):
                 return ref.variant, found
         return None
+
+    def generation(self, sha256: str) -> int:
+        """The one under which content may be entered."""
+        return self.gone[sha256].generation + 1 if sha256 in self.gone else 0
+
+    def condemn(self, keys: Iterable[str]) -> None:
+        """Delete wheels, or what lies beside them, that no file of this draft names.
+
+        From this change on nobody enters content under these keys: a publisher who has found it there uploads it once more
+        under another key. So the deletion may come at any later time.
+        """
+        for key in keys:
+            content = layout.content_of(key)
+            if content is not None and content[1] >= self.generation(content[0]):
+                self.gone[content[0]] = Gone(generation=content[1], at=self.at)
+            self.delete.append(key)
 
     def changed(self) -> _Changes:
         """(project, variant) -> the files before and after, where they differ."""
@@ -158,7 +175,8 @@ def commit(storage: Storage, change: Callable[[Draft], None], *, clock: Clock = 
         draft = Draft(snapshot, max(now, snapshot.root.updated))
         change(draft)
         changed = draft.changed()
-        if not changed and draft.groups == dict(snapshot.root.groups) and not draft.delete:
+        same = draft.groups == dict(snapshot.root.groups) and draft.gone == dict(snapshot.root.gone)
+        if not changed and same and not draft.delete:
             if noted is not None:
                 storage.delete([journal])
             return Commit(snapshot, "", None)
@@ -208,6 +226,7 @@ def _next(
         updated=draft.at,
         shards=tuple(refs[where] for where in sorted(refs)),
         groups=draft.groups,
+        gone=draft.gone,
     )
 
 

@@ -80,10 +80,18 @@ class File(Model):
     facts: Facts = Facts()
     checked: Checked = Checked()
     group: str = ""
+    generation: int = 0
+    """How often this content was deleted from the index before; see :func:`layout.wheel_key`."""
 
     @property
     def key(self) -> str:
-        return layout.wheel_key(self.project, self.version, self.sha256, self.filename)
+        return layout.wheel_key(self.project, self.version, self.sha256, self.filename, self.generation)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The wheel and all that lies beside it."""
+        beside = (self.provenance_key,) if self.provenance_sha256 else ()
+        return (self.key, self.metadata_key, *beside)
 
     @property
     def metadata_key(self) -> str:
@@ -134,6 +142,13 @@ class Group(Model):
     staged: tuple[Staged, ...] = ()
 
 
+class Gone(Model):
+    """Content that was deleted, or is being deleted: up to that generation, nothing may be entered under its keys."""
+
+    generation: int
+    at: Time
+
+
 class Root(Model):
     """The one value that is replaced by compare-and-swap."""
 
@@ -144,6 +159,17 @@ class Root(Model):
     """Never goes backwards, whatever a publisher's clock says."""
     shards: tuple[ShardRef, ...] = ()
     groups: Mapping[str, Group] = {}
+    gone: Mapping[str, Gone] = {}
+    """By SHA-256."""
+
+    def generation(self, sha256: str) -> int:
+        """The one under which content may be entered."""
+        return self.gone[sha256].generation + 1 if sha256 in self.gone else 0
+
+    def is_gone(self, key: str) -> bool:
+        """Whether a key of a wheel, or beside one, may be deleted: nobody enters it any more."""
+        content = layout.content_of(key)
+        return content is not None and content[1] < self.generation(content[0])
 
 
 class Page(Model):

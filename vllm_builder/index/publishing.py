@@ -8,8 +8,9 @@ from typing import Final
 
 from vllm_builder.errors import PublishRefused
 from vllm_builder.events import Emit, Note, ignore
+from vllm_builder.index import layout
 from vllm_builder.index.candidates import Candidate, digest_of
-from vllm_builder.index.manifest import Clock, Draft, utc_now
+from vllm_builder.index.manifest import Clock, Draft, load, utc_now
 from vllm_builder.index.model import File, Group, Staged
 from vllm_builder.index.storage.base import IMMUTABLE, Exists, Storage
 from vllm_builder.index.transaction import change
@@ -55,14 +56,14 @@ def publish(
         StorageFailed, NotWritable, NoSpace: what was uploaded stays, and the same command goes on from there.
         Busy, IndexDamaged: see :mod:`vllm_builder.index.manifest`.
     """
-    for one in candidates:
-        emit(Note(stage="publish", message=f"Uploading {one.filename} ({one.size / 1e6:.1f} MB)"))
-        _upload(storage, one)
     outcome: dict[str, tuple[str, tuple[str, ...]]] = {}
+    uploaded: dict[str, int] = {}
 
     def add(draft: Draft) -> None:
         outcome.clear()
         new = [one for one in candidates if not _settled(draft, one, outcome)]
+        if any(draft.generation(one.sha256) != uploaded[one.sha256] for one in new):
+            raise _Deleted
         if not new:
             return
         if not group:
@@ -72,7 +73,18 @@ def publish(
             return
         _stage(draft, group, expects, new, outcome)
 
-    change(storage, add, clock=clock)
+    while True:
+        there = load(storage)
+        for one in candidates:
+            emit(Note(stage="publish", message=f"Uploading {one.filename} ({one.size / 1e6:.1f} MB)"))
+            generation = there.root.generation(one.sha256) if there is not None else 0
+            _upload(storage, one, generation)
+            uploaded[one.sha256] = generation
+        try:
+            change(storage, add, clock=clock)
+        except _Deleted:
+            continue
+        break
     return tuple(
         Published(
             filename=one.filename,
@@ -89,16 +101,21 @@ def publish(
     )
 
 
-def _upload(storage: Storage, one: Candidate) -> None:
+class _Deleted(Exception):
+    """Between upload and manifest, ``prune`` has begun to delete what was uploaded (or had been there before)."""
+
+
+def _upload(storage: Storage, one: Candidate, generation: int) -> None:
+    key = one.key(generation)
     # What lies under the key has that content: the key holds its hash, and a storage writes whole objects only.
     with suppress(Exists):
-        storage.create(one.key, one.path, content_type=_OCTETS, cache_control=IMMUTABLE)
+        storage.create(key, one.path, content_type=_OCTETS, cache_control=IMMUTABLE)
     with suppress(Exists):
-        storage.create(one.key + ".metadata", one.sidecar, content_type=_TEXT, cache_control=IMMUTABLE)
+        storage.create(key + layout.SIDECAR, one.sidecar, content_type=_TEXT, cache_control=IMMUTABLE)
     if one.provenance:
         with suppress(Exists):
             storage.create(
-                one.key + ".intoto.jsonl",
+                key + layout.PROVENANCE,
                 one.provenance,
                 content_type=_JSON_LINES,
                 cache_control=IMMUTABLE,
@@ -184,4 +201,5 @@ def _file(one: Candidate, draft: Draft) -> File:
         provenance_sha256=digest_of(one.provenance) if one.provenance else "",
         facts=one.facts,
         checked=one.checked,
+        generation=draft.generation(one.sha256),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Final
 
@@ -59,8 +59,18 @@ def _finish(storage: Storage, snapshot: Snapshot, journal: str, entry: Entry) ->
     pages.write(storage, snapshot, entry.pages)
     landing.write(storage, snapshot, entry.versions)
     if entry.delete:
-        kept = {
-            key for _, file in snapshot.files() for key in (file.key, file.metadata_key, file.provenance_key)
-        }
-        storage.delete(key for key in entry.delete if key not in kept)
+        storage.delete(_unnamed(snapshot, entry))
     storage.delete([journal])
+
+
+def _unnamed(snapshot: Snapshot, entry: Entry) -> Iterator[str]:
+    """What of a change may be deleted, whoever does it and however late.
+
+    The change may never have come about (its publisher was ended between journal and root), so the entry alone is no
+    leave to delete: the root has to say that a wheel is gone, and then nobody enters it again.
+    """
+    root = snapshot.root
+    shards = {ref.key for ref in root.shards}
+    for key in entry.delete:
+        if root.is_gone(key) or (key.startswith(layout.MANIFEST) and key not in {layout.ROOT, *shards}):
+            yield key
