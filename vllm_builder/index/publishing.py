@@ -9,7 +9,7 @@ from typing import Final
 from vllm_builder.errors import PublishRefused
 from vllm_builder.events import Emit, Note, ignore
 from vllm_builder.index.candidates import Candidate, digest_of
-from vllm_builder.index.manifest import Clock, Draft, utc_now
+from vllm_builder.index.manifest import Clock, Draft, load, utc_now
 from vllm_builder.index.model import File, Group, Staged
 from vllm_builder.index.storage.base import IMMUTABLE, Exists, Storage
 from vllm_builder.index.transaction import change
@@ -87,6 +87,20 @@ def publish(
         )
         for one in candidates
     )
+
+
+def present(storage: Storage, candidates: Sequence[Candidate]) -> frozenset[str]:
+    """File names of those that the index has already, byte for byte. Reads only.
+
+    Raises:
+        PublishRefused: as :func:`publish` would, before anything is uploaded.
+        IndexDamaged, StorageFailed: the manifest cannot be read.
+    """
+    snapshot = load(storage)
+    if snapshot is None:
+        return frozenset()
+    draft = Draft(snapshot, snapshot.root.updated)
+    return frozenset(one.filename for one in candidates if _settled(draft, one, {}))
 
 
 def _upload(storage: Storage, one: Candidate) -> None:
