@@ -47,7 +47,9 @@ def check_provenance(
     """
     if not data:
         return (
-            _finding(bool(keys), "There is no provenance.", "Publish the wheel from a build, with --sign-key."),
+            _finding(
+                bool(keys), "There is no provenance.", "Publish the wheel from a build, with --sign-key."
+            ),
         )
     try:
         envelopes = _envelopes(data)
@@ -55,14 +57,14 @@ def check_provenance(
             _check_statement(one, filename, sha256, plan_digest)
     except ValueError as error:
         return (
-            _finding(True, f"The provenance cannot be trusted: {error}.", "Delete the wheel, and publish it again."),
+            _finding(
+                True, f"The provenance cannot be trusted: {error}.", "Delete the wheel, and publish it again."
+            ),
         )
     return tuple(_check_signatures(envelopes, keys))
 
 
-def _check_signatures(
-    envelopes: Sequence[Envelope], keys: Sequence[SSlibKey]
-) -> Iterator[ProvenanceFinding]:
+def _check_signatures(envelopes: Sequence[Envelope], keys: Sequence[SSlibKey]) -> Iterator[ProvenanceFinding]:
     signed = any(one.signatures for one in envelopes)
     if not signed:
         yield _finding(bool(keys), "The provenance is not signed.", "Publish with --sign-key.")

@@ -114,5 +114,7 @@ def _read(path: Path, what: str) -> bytes:
             return file.read(_LARGEST_FILE)
     except OSError as error:
         raise ProvenanceError(
-            f"The {what} {path} cannot be read.", why=f"{error.strerror or error}.", next="Give the path of a PEM file."
+            f"The {what} {path} cannot be read.",
+            why=f"{error.strerror or error}.",
+            next="Give the path of a PEM file.",
         ) from None

@@ -42,9 +42,7 @@ def prove(one: Candidate, signer: CryptoSigner | None, builder_id: str = "") -> 
         place = f"{wheel.dist_info}/{SBOM}"
         sbom = wheel.read(place) if place in wheel.members else b""
     try:
-        said = statement(
-            record, filename=one.filename, sha256=one.sha256, sbom=sbom, builder_id=builder_id
-        )
+        said = statement(record, filename=one.filename, sha256=one.sha256, sbom=sbom, builder_id=builder_id)
     except (ValueError, TypeError, AttributeError, IndexError) as error:
         raise ProvenanceError(
             f"No provenance can be made of the build record in {one.filename}.",
