@@ -143,7 +143,7 @@ def _check_statement(one: Envelope, filename: str, sha256: str, plan_digest: str
         raise ValueError("it is about other bytes" if same else f"it is about {named or 'nothing'}")
     predicate = found.get("predicate")
     if not isinstance(predicate, dict):
-        raise ValueError("it has no predicate")
+        raise ValueError("it has no predicate")  # noqa: TRY004 (of the content, not of an argument)
     try:
         check_predicate(predicate)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -161,7 +161,7 @@ def _sha256(subject: Mapping[str, Any]) -> object:
 def _object(data: bytes) -> dict[str, Any]:
     found = json.loads(data)
     if not isinstance(found, dict):
-        raise ValueError("it is no object")
+        raise ValueError("it is no object")  # noqa: TRY004
     return found
 
 

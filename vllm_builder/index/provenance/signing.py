@@ -99,7 +99,7 @@ def load_public_keys(paths: Iterable[Path]) -> tuple[SSlibKey, ...]:
 
 
 def envelope(statement: bytes, signer: CryptoSigner | None) -> bytes:
-    """One line of JSON (``.intoto.jsonl``): the DSSE envelope around a statement, without a signature where there is no key."""
+    """One line of JSON (``.intoto.jsonl``): the DSSE envelope around a statement; without a key it has no signature."""
     from securesystemslib.dsse import Envelope
 
     made = Envelope(statement, PAYLOAD_TYPE, {})
