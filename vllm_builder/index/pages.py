@@ -70,7 +70,7 @@ def write(storage: Storage, snapshot: Snapshot, pages: Iterable[Page]) -> int:
         StorageFailed and its like: see :class:`Storage`.
     """
     return sum(
-        _put(storage, key, data, kind, snapshot.root.revision)
+        put(storage, key, data, kind, snapshot.root.revision)
         for page in pages
         for key, data, kind in objects(storage, snapshot, page)
     )
@@ -96,7 +96,7 @@ def revision_of(data: bytes) -> int:
     return int(found[1] or found[2]) if found else -1
 
 
-def _put(storage: Storage, key: str, data: bytes, kind: str, revision: int) -> bool:
+def put(storage: Storage, key: str, data: bytes, kind: str, revision: int) -> bool:
     while True:
         there = storage.read(key, limit=_HEAD)
         if there is not None and revision_of(there.data) >= revision:
