@@ -157,7 +157,7 @@ class Folder:
         found = []
         folder = self.root / _PRIVATE / "tmp"
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            with suppress(FileNotFoundError), os_errors(_DOING):
+            with suppress(FileNotFoundError), self._errors(f"deleting {path.name}"):
                 there = path.lstat()
                 if there.st_mtime <= before:
                     found.append(Stat(path.relative_to(self.root).as_posix(), there.st_size, there.st_mtime))

@@ -66,6 +66,6 @@ def destination_of(request: PublishRequest, environ: Mapping[str, str]) -> Desti
         SettingsError: it names nothing that wheels can be put into, or something that was asked for is not to be had there.
     """
     del environ
-    from vllm_builder.index.storage import open_storage
+    from vllm_builder.index.opening import open_index
 
-    return Kept(open_storage(request.to), request)
+    return Kept(open_index(request.to, create=True), request)
