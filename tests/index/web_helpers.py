@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -135,6 +135,11 @@ class Clients:
         from uv import find_uv_bin
 
         return self._run([find_uv_bin(), *map(str, arguments)], cwd)
+
+    def run(self, program: Path, *arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+        """Something that lies in an environment of its own."""
+        mine = replace(self, environ={**self.environ, "PATH": f"{program.parent}:{self.environ['PATH']}"})
+        return mine._run([str(program), *map(str, arguments)], cwd)
 
     def _run(self, command: list[str], cwd: Path | None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
