@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 Log = Callable[[str], None]
+_CHUNK: Final = 1 << 18
 
 _HTML_V1: Final = "application/vnd.pypi.simple.v1+html"
 _OFFERS: Final = {
@@ -155,7 +156,8 @@ def _send(request: Request, path: Path, kind: str, cache: str) -> Response:
     # What is open stays what it was: a page may be replaced at any moment.
     file = path.open("rb")
     found = os.fstat(file.fileno())
-    response = Response(wrap_file(request.environ, file), content_type=kind, direct_passthrough=True)
+    parts = wrap_file(request.environ, file, _CHUNK)
+    response = Response(parts, content_type=kind, direct_passthrough=True)
     response.call_on_close(file.close)
     response.content_length = found.st_size
     response.headers["Cache-Control"] = cache
