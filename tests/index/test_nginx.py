@@ -34,6 +34,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     (root / "index.html").write_text("<title>All</title>")
     (root / "landing").mkdir(exist_ok=True)
     (root / "landing" / "data.json").write_text("{}")
+    (root / "landing" / "page.css").write_text("p { }")
     (root / ".index" / "note").write_text("hidden")
     server = Server(root)
     thread = threading.Thread(target=server.run, daemon=True)
@@ -71,7 +72,8 @@ def test_the_same_page_for_the_same_wish(both: tuple[str, str], accept: str | No
 
 @pytest.mark.parametrize(
     "path",
-    ["", PAGE + "index.html", PAGE + "index.json", "landing/data.json", "manifest/root.json", "nothing", PAGE + "nothing",
+    ["", PAGE + "index.html", PAGE + "index.json", "landing/data.json", "landing/index.js", "landing/page.css", "nightly/", "landing/demo-pkg/cu130/",
+     "manifest/root.json", "nothing", PAGE + "nothing",
      "files/", "files/demo-pkg/", ".index/note", "nightly/.index/", "%2eindex/note", "nightly/cu130/..%2f..%2f.index/note"],
 )  # fmt: skip
 def test_the_same_answer_for_other_addresses(both: tuple[str, str], path: str) -> None:

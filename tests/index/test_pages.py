@@ -231,7 +231,7 @@ def test_an_address_without_its_variant_leads_to_the_page_for_people(tmp_path: P
     pages.write(plain, snapshot_of(file_of()), [page])
     first = plain.read("nightly/index.html")
     assert first is not None
-    assert b'<a href="../index.html">' in first.data
+    assert b'<a href="../index.html#channel=nightly">' in first.data
     pages.write(plain, snapshot_of(file_of(), revision=8), [page])
     assert plain.read("nightly/index.html") == first
     kinds = {key: kind for key, _, kind in pages.objects(storage, snapshot_of(file_of()), page)}

@@ -27,9 +27,11 @@ from vllm_builder.cli.index import opened, to_option
     "--expect", default="", metavar="VARIANT,...", help="The variants of the group: cu129,cu130,cpu"
 )
 @click.option(
-    "--no-verify", default="", metavar="REASON", help="Do not verify; the reason is kept in the index"
+    "--no-verify", default=None, metavar="REASON", help="Do not verify; the reason is kept in the index"
 )
 @click.option("--sign-key", default=None, metavar="FILE", help="Sign the provenance with this private key")
+@click.option("--offline", is_flag=True, help="Fetch nothing for verifying")
+@click.option("--cache-dir", metavar="DIR", help="The cache folder")
 @click.option("-q", "--quiet", is_flag=True, help="Show errors and the result only")
 @json_option
 def publish(
@@ -39,8 +41,10 @@ def publish(
     variant: str,
     group: str,
     expect: str,
-    no_verify: str,
+    no_verify: str | None,
     sign_key: str | None,
+    offline: bool,
+    cache_dir: str | None,
     quiet: bool,
     json_: bool,
 ) -> None:
@@ -48,20 +52,40 @@ def publish(
 
     The same command again changes nothing. Another content under a name that is taken is refused.
     """
+    import os
     from pathlib import Path
 
-    from vllm_builder.index.candidates import read_candidate
-    from vllm_builder.index.publishing import publish as put
+    from vllm_builder.settings.layers import gather
+    from vllm_builder.stages.plan.steps import default_cache
+    from vllm_builder.stages.publish import PublishRequest
+    from vllm_builder.stages.publish import publish as put
 
-    del no_verify, sign_key  # of the publish stage, which verifies and signs
-    emit = screen.listener(quiet=quiet)
-    candidates = [read_candidate(Path(one), channels=channels, variant=variant) for one in wheels]
-    expects = [word.strip() for word in expect.split(",") if word.strip()]
-    done = put(opened(to, create=True), candidates, group=group, expects=expects, emit=emit)
+    environ = dict(os.environ)
+    layers = gather({"cache_dir": Path(cache_dir) if cache_dir else None}, environ)
+    request = PublishRequest(
+        wheels=tuple(Path(one) for one in wheels),
+        to=to,
+        channels=channels,
+        variant=variant,
+        group=group,
+        expects=tuple(word.strip() for word in expect.split(",") if word.strip()),
+        no_verify=no_verify,
+        sign_key=Path(sign_key) if sign_key else None,
+        offline=offline,
+    )
+    done = put(
+        request,
+        cache=default_cache(layers.resolve().settings),
+        environ=environ,
+        emit=screen.listener(quiet=quiet),
+    )
     screen.finish()
     if json_:
-        screen.print_json([one.model_dump(mode="json") for one in done])
+        screen.print_json(done.model_dump(mode="json"))
         return
-    for one in done:
+    for one in done.wheels:
         waits = f", waits for {', '.join(one.waits_for)}" if one.waits_for else ""
-        click.echo(f"{one.outcome}{waits}: {one.filename} ({one.variant}; {', '.join(one.channels)})")
+        proof = "" if one.checked is None else f"; {one.checked.result}, provenance {one.provenance}"
+        click.echo(
+            f"{one.outcome}{waits}: {one.filename} [{one.variant}] in {', '.join(one.channels)}{proof}"
+        )

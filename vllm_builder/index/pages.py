@@ -41,7 +41,7 @@ _SIGNPOST: Final = """<!DOCTYPE html>
 <body>
 <h1>Channel {channel}</h1>
 <p>pip and uv take the address of a variant in this channel, such as <code>{channel}/cu130/</code>.
-<a href="../index.html">Choose a wheel, and get the line to type.</a></p>
+<a href="../index.html#channel={channel}">Choose a wheel, and get the line to type.</a></p>
 </body>
 </html>
 """
@@ -86,7 +86,7 @@ def write(storage: Storage, snapshot: Snapshot, pages: Iterable[Page]) -> int:
         StorageFailed and its like: see :class:`Storage`.
     """
     return sum(
-        _put(storage, key, data, kind, revision_of(data))
+        put(storage, key, data, kind, revision_of(data))
         for page in pages
         for key, data, kind in objects(storage, snapshot, page)
     )
@@ -117,7 +117,7 @@ def revision_of(data: bytes) -> int:
     return int(found[1] or found[2]) if found else -1
 
 
-def _put(storage: Storage, key: str, data: bytes, kind: str, revision: int) -> bool:
+def put(storage: Storage, key: str, data: bytes, kind: str, revision: int) -> bool:
     while True:
         there = storage.read(key, limit=_HEAD)
         if there is not None and revision_of(there.data) >= revision:

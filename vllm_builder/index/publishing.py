@@ -105,6 +105,20 @@ class _Deleted(Exception):
     """Between upload and manifest, ``prune`` has begun to delete what was uploaded (or had been there before)."""
 
 
+def present(storage: Storage, candidates: Sequence[Candidate]) -> frozenset[str]:
+    """File names of those that the index has already, byte for byte. Reads only.
+
+    Raises:
+        PublishRefused: as :func:`publish` would, before anything is uploaded.
+        IndexDamaged, StorageFailed: the manifest cannot be read.
+    """
+    snapshot = load(storage)
+    if snapshot is None:
+        return frozenset()
+    draft = Draft(snapshot, snapshot.root.updated)
+    return frozenset(one.filename for one in candidates if _settled(draft, one, {}))
+
+
 def _upload(storage: Storage, one: Candidate, generation: int) -> None:
     key = one.key(generation)
     # What lies under the key has that content: the key holds its hash, and a storage writes whole objects only.

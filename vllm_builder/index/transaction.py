@@ -57,7 +57,7 @@ def finish_leftovers(storage: Storage, *, older: timedelta = _SETTLED, clock: Cl
 
 def _finish(storage: Storage, snapshot: Snapshot, journal: str, entry: Entry) -> None:
     pages.write(storage, snapshot, entry.pages)
-    landing.write(storage, snapshot, entry.versions)
+    landing.write(storage, snapshot, entry.versions, entry.pages)
     if entry.delete:
         storage.delete(_unnamed(snapshot, entry))
     storage.delete([journal])
