@@ -72,9 +72,9 @@ def test_the_same_page_for_the_same_wish(both: tuple[str, str], accept: str | No
 
 @pytest.mark.parametrize(
     "path",
-    ["", PAGE + "index.html", PAGE + "index.json", "landing/data.json", "landing/index.js", "landing/page.css", "nightly/", "landing/demo-pkg/cu130/",
-     "manifest/root.json", "nothing", PAGE + "nothing",
-     "files/", "files/demo-pkg/", ".index/note", "nightly/.index/", "%2eindex/note", "nightly/cu130/..%2f..%2f.index/note"],
+    ["", PAGE + "index.html", PAGE + "index.json", "landing/data.json", "landing/index.js", "landing/page.css", "nightly/",
+     "landing/demo-pkg/cu130/", "manifest/root.json", "nothing", PAGE + "nothing", "files/", "files/demo-pkg/", ".index/note",
+     "nightly/.index/", "%2eindex/note", "nightly/cu130/..%2f..%2f.index/note"],
 )  # fmt: skip
 def test_the_same_answer_for_other_addresses(both: tuple[str, str], path: str) -> None:
     ours, theirs = (ask(url + path) for url in both)

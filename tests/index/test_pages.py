@@ -156,6 +156,18 @@ def test_whatever_a_wheel_requires_of_python_stays_in_its_attribute(python: str)
     assert found["files"][0]["requires-python"] == (python or ">=3")
 
 
+def test_the_library_that_writes_the_pages_reads_them_back() -> None:
+    from simple_repository.parser import parse_html_project_page, parse_json_project_page
+
+    text, found = render(file_of(), file_of("0.9.3+cu130", reason="<wrong>"))
+    by_html = parse_html_project_page(text, "vllm")
+    by_json = parse_json_project_page(json.dumps(found))
+    assert by_json.versions == {"0.9.2+cu130", "0.9.3+cu130"}
+    assert [f.size for f in by_json.files] == [12345, 12345]
+    assert [f.yanked for f in by_html.files] == [f.yanked for f in by_json.files] == [None, "<wrong>"]
+    assert [f.dist_info_metadata for f in by_html.files] == [f.dist_info_metadata for f in by_json.files]
+
+
 def test_the_same_state_gives_the_same_bytes() -> None:
     files = [file_of(f"0.9.{n}+cu130") for n in range(40)]
     page = Page(channel="nightly", variant="cu130", project="vllm")

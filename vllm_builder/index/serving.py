@@ -239,6 +239,14 @@ class Server:
         self._server.shutdown()
 
 
+def addresses(folder: Path, *, most: int = 4) -> list[str]:
+    """``release/cu130/``: what there is to be put behind the server's address, to begin with."""
+    found = sorted(path.parent.relative_to(folder) for path in folder.glob(f"*/*/{layout.JSON}"))
+    rank = {"release": 0, "nightly": 1}
+    found.sort(key=lambda path: rank.get(path.parts[0], 2))
+    return [f"{path.as_posix()}/" for path in found[:most]]
+
+
 def nginx_config(folder: Path, *, listen: str = "80") -> str:
     """What nginx needs to serve the index in a folder, to be put into /etc/nginx/conf.d.
 
