@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,9 +21,10 @@ from urllib.parse import quote, urlsplit
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from index_helpers import make_wheel
-from landing_helpers import candidate, make_index, put, served, yank
+from index_helpers import S3Server, make_wheel, s3_client
+from landing_helpers import ENVELOPE, candidate, make_index, put, served, yank
 from packaging.version import Version
+from web_helpers import nginx
 
 from vllm_builder.architectures import can_run, runs_binary
 from vllm_builder.index import landing
@@ -28,6 +32,8 @@ from vllm_builder.index.candidates import read_candidate
 from vllm_builder.index.landing import data
 from vllm_builder.index.manifest import Draft, load
 from vllm_builder.index.model import Checked, Facts
+from vllm_builder.index.serving import Server, nginx_config
+from vllm_builder.index.storage import open_storage
 from vllm_builder.index.storage.folder import Folder
 from vllm_builder.index.transaction import change
 
@@ -410,6 +416,57 @@ def test_a_copied_folder_works_as_a_file(opened: Opener, folder: Path, tmp_path:
     assert "this computer only" in page.locator("#address-hint").inner_text()
 
 
+@contextmanager
+def at_a_place(place: str, folder: Path, tmp_path: Path) -> Iterator[str]:
+    if place == "serve":
+        server = Server(folder)
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        yield server.url
+        server.stop()
+        thread.join(10)
+    else:
+        with nginx(
+            folder, tmp_path / "nginx", lambda port: nginx_config(folder, listen=f"127.0.0.1:{port}")
+        ) as (
+            port,
+            _,
+        ):
+            yield f"http://127.0.0.1:{port}/"
+
+
+@pytest.mark.parametrize("place", ["serve", "nginx"])
+def test_under_a_web_server(opened: Opener, folder: Path, tmp_path: Path, place: str) -> None:
+    with at_a_place(place, folder, tmp_path) as address:
+        page = opened(address)
+        assert line(page) == f"pip install vllm==0.9.2+cu130 --extra-index-url {address}release/cu130/"
+        for link in page.locator("#channels-body a, #answer dd a").all():
+            assert page.request.get(link.evaluate("e => e.href")).ok
+
+
+def test_on_an_object_store(opened: Opener, s3: S3Server, s3_url: str, public: str, tmp_path: Path) -> None:
+    requires = {"requires": ["helper>=1"], "body": "public = False\n", "tag": "py3-none-any"}
+    provenance = ENVELOPE.encode()
+    one = candidate(
+        tmp_path / "w", "0.9.2+cu130", "cu130", channel="release", provenance=provenance, **requires
+    )
+    put(open_storage(s3_url), [one])
+    read = {
+        "Effect": "Allow",
+        "Principal": "*",
+        "Action": "s3:GetObject",
+        "Resource": f"arn:aws:s3:::{s3.bucket}/*",
+    }
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [read]})
+    s3_client(s3).put_bucket_policy(Bucket=s3.bucket, Policy=policy)
+    page = opened(f"{s3.url}/{s3_url.removeprefix('s3://')}/index.html#installer=uv&version=0.9.2")
+    assert facts(page)["Provenance"].startswith("statement, signed")
+    for link in page.locator("#channels-body a, #answer dd a").all():
+        assert page.request.get(link.evaluate("e => e.href")).ok
+    install(shlex.split(line(page)), public, tmp_path)
+    assert installed(tmp_path, "0.9.2+cu130")
+
+
 def test_keyboard_alone(opened: Opener, url: str) -> None:
     page = opened(url)
     chosen(page)
@@ -639,7 +696,7 @@ def rules(opened: Opener, url: str) -> Page:
 
 
 def test_the_same_code_runs_on_the_same_gpu(rules: Page) -> None:
-    numbers = "7.0 7.5 8.0 8.6 9.0 10.0 10.3 11.0 12.0 12.1".split()
+    numbers = ["7.0", "7.5", "8.0", "8.6", "9.0", "10.0", "10.3", "11.0", "12.0", "12.1"]
     codes = [n + suffix + ptx for n in numbers for suffix in ("", "a", "f") for ptx in ("", "+PTX")]
     gpus = [one["capability"] for one in data.gpus()]
     found = rules.evaluate(

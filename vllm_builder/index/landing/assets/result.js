@@ -67,8 +67,10 @@ function torchNotes(file, installer) {
   const [version, build] = file.torch.split("+");
   const built = `It was compiled against torch ${file.torch} and works with that version of torch only.`;
   if (!build) return [built];
-  return [`${built} The public index has one build of torch ${version}; where that is not +${build}, install torch ${file.torch} first, from PyTorch's own index for ${build}.${
-    installer === "uv" && /^(cu\d+|cpu)$/.test(build) ? ` uv finds that by itself with --torch-backend=${build}.` : ""}`];
+  const publicly = `${built} The public index has one build of torch ${version}; where that is not +${build},`;
+  if (installer === "project") return [`${publicly} give torch an index of its own in the same way: PyTorch's for ${build}.`];
+  const itself = installer === "uv" && /^(cu\d+|cpu)$/.test(build) ? ` uv finds it by itself with --torch-backend=${build}.` : "";
+  return [`${publicly} install torch ${file.torch} first, from PyTorch's own index for ${build}.${itself}`];
 }
 
 function gpuNotes(file, wish) {
