@@ -17,7 +17,7 @@ from vllm_builder.index.transaction import change
 from vllm_builder.model import Model
 
 _OCTETS: Final = "application/octet-stream"
-_TEXT: Final = "text/plain; charset=utf-8"
+SIDECAR_TYPE: Final = "text/plain; charset=utf-8"
 _JSON_LINES: Final = "application/jsonl"
 
 
@@ -125,7 +125,7 @@ def _upload(storage: Storage, one: Candidate, generation: int) -> None:
     with suppress(Exists):
         storage.create(key, one.path, content_type=_OCTETS, cache_control=IMMUTABLE)
     with suppress(Exists):
-        storage.create(key + layout.SIDECAR, one.sidecar, content_type=_TEXT, cache_control=IMMUTABLE)
+        storage.create(key + layout.SIDECAR, one.sidecar, content_type=SIDECAR_TYPE, cache_control=IMMUTABLE)
     if one.provenance:
         with suppress(Exists):
             storage.create(
