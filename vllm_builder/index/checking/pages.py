@@ -49,14 +49,16 @@ def _page(walk: Walk, page: Page, pending: bool) -> Iterator[Finding]:
     found = [
         one
         for key, data, kind in objects
-        for one in _object(walk, key, data, kind, severity="info" if pending else "error")
+        for one in _object(walk, key, data, kind, severity="info" if pending else "error", page=page)
     ]
     yield from found
     if not found and page.project and not walk.quick:
         yield from _as_read(walk, page)
 
 
-def _object(walk: Walk, key: str, data: bytes, kind: str, *, severity: Severity) -> Iterator[Finding]:
+def _object(
+    walk: Walk, key: str, data: bytes, kind: str, *, severity: Severity, page: Page | None = None
+) -> Iterator[Finding]:
     walk.expected.add(key)
     there = walk.storage.read(key)
     revision = walk.snapshot.root.revision
@@ -77,11 +79,12 @@ def _object(walk: Walk, key: str, data: bytes, kind: str, *, severity: Severity)
             f"Was an older manifest put back? {rebuild}",
         )
     elif pages.unmarked(there.data) != pages.unmarked(data):
-        stale = 0 <= made < revision
+        since = _changed_in(walk, page)
+        stale = 0 <= made < since
         yield _finding(
             "page-stale" if stale else "page-altered",
             severity,
-            f"The page {key} is of revision {made} and shows an older state; the manifest has {revision}."
+            f"The page {key} is of revision {made}, its files changed in {since}, and it does not show what they are now."
             if stale
             else f"The page {key} is not what was written.",
             key,
@@ -97,6 +100,20 @@ def _object(walk: Walk, key: str, data: bytes, kind: str, *, severity: Severity)
             "Delete it, and " + rebuild.replace("writes it", "writes it anew"),
             why="pip and uv refuse a page of another type.",
         )
+
+
+def _changed_in(walk: Walk, page: Page | None) -> int:
+    """The revision in which the files of a page were changed last, at the latest."""
+    if page is None:
+        return walk.snapshot.root.revision
+    return max(
+        (
+            ref.revision
+            for ref in walk.snapshot.root.shards
+            if ref.variant == page.variant and page.project in {"", ref.project}
+        ),
+        default=walk.snapshot.root.revision,
+    )
 
 
 def _as_read(walk: Walk, page: Page) -> Iterator[Finding]:
