@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import click
@@ -63,7 +64,7 @@ def smoke(
     json_: bool,
 ) -> None:
     """Install WHEEL in a fresh environment, import its extensions, compute and serve."""
-    from vllm_builder.errors import BuilderError, Interrupted
+    from vllm_builder.errors import BuilderError, Interrupted, WheelError
     from vllm_builder.settings.layers import gather
     from vllm_builder.stages.plan.steps import default_cache
     from vllm_builder.stages.smoke import SmokeOptions, require
@@ -72,6 +73,11 @@ def smoke(
     limits = {
         name: timeout for name in ("import_limit", "start_limit", "answer_limit") if timeout is not None
     }
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(wheel)):
+        raise WheelError(
+            "smoke installs a file of this machine, not what is behind an address.",
+            next="Download the wheel and name the file.",
+        )
     options = SmokeOptions(
         wheel=wheel,
         serve=serve,
@@ -125,7 +131,10 @@ def _show(report: SmokeReport) -> None:
         seconds = screen.duration(trial.seconds) if trial.seconds else ""
         said = f"not tried: {trial.detail}" if trial.outcome == "not tried" else trial.detail
         table.add_row(Text(mark, style=style), trial.name, seconds, Text(said))
-    console.print(table)
+    with console.capture() as written:
+        console.print(table)
+    for line in written.get().splitlines():
+        click.echo(line.rstrip())
     torch = f", torch {report.torch} ({report.torch_reason})" if report.torch else ""
     console.print(f"{report.version}, Python {report.python}{torch}", highlight=False, soft_wrap=True)
     console.print(f"{summary(report)} in {screen.duration(report.seconds)}", highlight=False)
