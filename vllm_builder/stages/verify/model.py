@@ -121,9 +121,9 @@ class Difference(Model):
 
     kind: str
     """``name``, ``version``, ``tag``, ``requirement``, ``metadata``, ``record`` (the build record), ``floor``,
-    ``readable`` (why a
-    library is none), ``member`` (content, or there at all), ``mode``; of a library ``arch``, ``cuda``, ``torch``,
-    ``needed``, ``rpath``, ``import``, ``export``, ``section``; ``size`` by kind; ``method``, ``timestamp``, ``order``, ``container``."""
+    ``readable`` (why a library is none), ``member`` (content, or there at all), ``mode``; of a library ``arch``,
+    ``cuda``, ``torch``, ``needed``, ``rpath``, ``import``, ``export``, ``section``; ``size`` by kind; ``method``,
+    ``timestamp``, ``order``, ``container``."""
     where: str
     """Member, field or section. Folder names of ``.dist-info`` are left out: ``.dist-info/METADATA``."""
     a: str = ""
