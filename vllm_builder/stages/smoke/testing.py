@@ -55,7 +55,7 @@ def smoke(
     )
     torch = wanted_torch(contents, options.torch)
     emit(StageStarted(stage="smoke", title=f"Smoke test of {options.wheel.name}"))
-    folder = cache.root / "smoke"
+    folder = cache.smoke
     with room(folder, options.keep) as made:
         before = time.monotonic()
         done = install(
