@@ -12,7 +12,9 @@ import pytest
 from made_wheels import MODULE, gpu_code, make, metadata, module
 from range_server import serving
 
+import vllm_builder
 from vllm_builder.cli import main, screen
+from vllm_builder.errors import WheelError
 
 Typed = Callable[..., tuple[int, str, str]]
 
@@ -181,3 +183,17 @@ def test_a_long_value_is_shown_by_its_first_line(types: Typed, tmp_path: Path) -
     out = types("compare", one, two)[1]
     assert "license: first line ..." in out
     assert "second line" not in out
+
+
+def test_the_same_from_python(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert [m.library.name for m in vllm_builder.inspect(str(wheel)).modules] == ["demo/_C.abi3.so"]
+    report = vllm_builder.verify(wheel, arch="sm_90", offline=True, cache_dir="cache", environ={})
+    assert not report.good
+    assert set(report.answers) == {"9.0"}
+    assert vllm_builder.compare(wheel, str(wheel)).identical
+    with pytest.raises(WheelError):
+        vllm_builder.smoke(tmp_path / "none-1.0-py3-none-any.whl", cache_dir=tmp_path / "cache", environ={})
+    with pytest.raises(WheelError, match="address"):
+        vllm_builder.smoke("https://example.org/none-1.0-py3-none-any.whl", cache_dir=tmp_path / "cache")
+    assert [name for name in vllm_builder.__all__ if not hasattr(vllm_builder, name)] == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 import click
@@ -64,7 +63,7 @@ def smoke(
     json_: bool,
 ) -> None:
     """Install WHEEL in a fresh environment, import its extensions, compute and serve."""
-    from vllm_builder.errors import BuilderError, Interrupted, WheelError
+    from vllm_builder.errors import BuilderError, Interrupted
     from vllm_builder.settings.layers import gather
     from vllm_builder.stages.plan.steps import default_cache
     from vllm_builder.stages.smoke import SmokeOptions, require
@@ -73,11 +72,6 @@ def smoke(
     limits = {
         name: timeout for name in ("import_limit", "start_limit", "answer_limit") if timeout is not None
     }
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(wheel)):
-        raise WheelError(
-            "smoke installs a file of this machine, not what is behind an address.",
-            next="Download the wheel and name the file.",
-        )
     options = SmokeOptions(
         wheel=wheel,
         serve=serve,

@@ -18,6 +18,7 @@ from vllm_builder.wheelfile.record import BuildRecord
 _EXTENSION = re.compile(
     r"(?P<stem>[A-Za-z_]\w*)(?:\.(?P<abi>abi3|cpython-(?P<python>\d+)[a-z]?(?:-[\w-]+)?))?\.so"
 )
+_ADDRESS = re.compile(r"(?i)(https?|file):/")
 _TORCH_LIBRARY = re.compile(r"lib(torch|c10)(_\w+)?\.so")
 
 
@@ -56,6 +57,11 @@ def read_contents(path: Path) -> Contents:
     Raises:
         WheelError: it does not exist, or cannot be read.
     """
+    if _ADDRESS.match(str(path)) and not path.exists():  # as a path it has lost one of its slashes
+        raise WheelError(
+            f"{path.name} is behind an address, and a smoke test installs a file of this machine.",
+            next="Download the wheel and name the file.",
+        )
     with open_wheel(path) as wheel:
         extensions = tuple(filter(None, map(_extension, wheel.members)))
         torch, record = _torch(wheel.metadata.requires_dist), wheel.build_record
