@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -197,3 +199,11 @@ def test_the_same_from_python(wheel: Path, tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(WheelError, match="address"):
         vllm_builder.smoke("https://example.org/none-1.0-py3-none-any.whl", cache_dir=tmp_path / "cache")
     assert [name for name in vllm_builder.__all__ if not hasattr(vllm_builder, name)] == []
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_stream(wheel: Path, redirection: str) -> None:
+    command = f'"{sys.executable}" -m vllm_builder inspect "{wheel}" {redirection}'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, check=False, timeout=60)
+    assert done.returncode == 0
+    assert done.stderr == b""
