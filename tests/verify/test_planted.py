@@ -561,3 +561,14 @@ def test_a_build_record_that_cannot_be_read_says_what_to_do(
     said = capsys.readouterr().err
     assert "build record cannot be read" in said
     assert "next:" in said
+
+
+def test_a_wheel_without_gpu_code_serves_no_gpu(wheel: Sketch, verify: Verify, tmp_path: Path) -> None:
+    """The wheel for CPU, by mistake; it is called alike."""
+    bare = Sketch({"vllm/__init__.py": b""}, record=False, tag="py3-none-any")
+    path = bare.write(tmp_path, name=NAME.replace("cp38-abi3-linux_x86_64", "py3-none-any"))
+    outcome = verify(path, "--arch", "sm_100")
+    assert outcome.status == 81
+    said = [f["what"] for f in outcome.findings("error", "missing-arch")]
+    assert said == ["The wheel holds no GPU code at all, and has to serve 10.0."]
+    assert not verify(path).findings("error", "missing-arch")
