@@ -49,6 +49,8 @@ class Contents:
     links_torch: bool
     """Whether torch is needed: an extension is linked to its libraries, or record or metadata say so."""
     record: BuildRecord | None
+    missing: tuple[str, ...] = ()
+    """Modules that its build record expects and that it does not hold: ``vllm._C``."""
 
 
 def read_contents(path: Path) -> Contents:
@@ -80,7 +82,18 @@ def read_contents(path: Path) -> Contents:
             torch=torch,
             links_torch=known or any(_links_torch(wheel, e.member) for e in extensions),
             record=record,
+            missing=_missing(record, wheel) if record is not None and record.expectations else (),
         )
+
+
+def _missing(record: BuildRecord, wheel: Wheel) -> tuple[str, ...]:
+    from vllm_builder.stages.verify.expectations import from_record
+
+    return tuple(
+        one.path.strip("/").replace("/", ".")
+        for one in from_record(record).extensions or ()
+        if one.required and not one.optional and one.finds(wheel.members) is None
+    )
 
 
 def _extension(member: str) -> Extension | None:
