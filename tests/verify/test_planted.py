@@ -572,3 +572,13 @@ def test_a_wheel_without_gpu_code_serves_no_gpu(wheel: Sketch, verify: Verify, t
     said = [f["what"] for f in outcome.findings("error", "missing-arch")]
     assert said == ["The wheel holds no GPU code at all, and has to serve 10.0."]
     assert not verify(path).findings("error", "missing-arch")
+
+
+def test_a_requirement_that_never_counts_is_as_good_as_deleted(wheel: Sketch, verify: Verify) -> None:
+    void = "outlines==0.1.11; python_version < '3'"
+    outcome = verify(wheel.having(requirements=("regex", "numpy", void)))
+    assert outcome.status == 81
+    assert "outlines==0.1.11" in outcome.findings("error", "requirements")[0]["what"]
+    narrower = "outlines==0.1.11; sys_platform == 'linux'"
+    outcome = verify(wheel.having(requirements=("regex", "numpy", narrower)))
+    assert (outcome.status, outcome.found("warning")) == (0, {"requirements"})

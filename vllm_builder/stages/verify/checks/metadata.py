@@ -59,9 +59,11 @@ def requirements(subject: Subject) -> Iterator[Finding]:
         )
     for name in sorted((found.keys() & expected.keys()) - TORCH_FAMILY):
         if found[name] != expected[name]:
+            here = [torch_requirement.counts(lines, subject) for lines in (found[name], expected[name])]
             yield Finding(
                 check="requirements",
-                severity="warning",
+                # What never counts where the wheel runs is as good as deleted.
+                severity="error" if here == [False, True] else "warning",
                 what=f"The wheel requires {'; '.join(sorted(found[name]))}, and the release "
                 f"{'; '.join(sorted(expected[name]))}.",
                 where=where,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
@@ -80,15 +80,21 @@ def _absent(subject: Subject, where: str) -> Iterator[Finding]:
 
 def _torch(subject: Subject) -> list[Requirement]:
     """Requirements on torch that count on the wheel's machine; those of extras are left out."""
-    found = []
+    every = _counting(without_extras(subject.wheel.metadata.requires_dist), subject)
+    return [requirement for requirement in every if canonicalize_name(requirement.name) == "torch"]
+
+
+def counts(texts: Iterable[str], subject: Subject) -> bool:
+    """Whether any of the requirements is one on the wheel's machine, by its marker."""
+    return next(_counting(texts, subject), None) is not None
+
+
+def _counting(texts: Iterable[str], subject: Subject) -> Iterator[Requirement]:
     environment = {**_LINUX, "platform_machine": subject.machine or "x86_64"}
-    for text in without_extras(subject.wheel.metadata.requires_dist):
+    for text in texts:
         try:
             requirement = Requirement(text)
         except InvalidRequirement:
             continue
-        if canonicalize_name(requirement.name) == "torch" and (
-            requirement.marker is None or requirement.marker.evaluate(environment)
-        ):
-            found.append(requirement)
-    return found
+        if requirement.marker is None or requirement.marker.evaluate(environment):
+            yield requirement
