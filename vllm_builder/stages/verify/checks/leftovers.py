@@ -36,7 +36,8 @@ def rpaths(subject: Subject) -> Iterator[Finding]:
             where=", ".join(part.name for part in parts),
             why="A folder of the machine that built it: where it exists, other libraries are loaded from it than are "
             "meant, and whoever can write there runs code.",
-            cure="Strip it (patchelf --remove-rpath), or link with -DCMAKE_SKIP_RPATH=ON.",
+            cure="Take it out of LDFLAGS if it is there; else strip it (patchelf --remove-rpath), or link with "
+            "-DCMAKE_SKIP_RPATH=ON.",
         )
 
 
