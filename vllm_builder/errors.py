@@ -5,7 +5,7 @@ missing compiler from a missing release. Each error carries three sentences: *wh
 and what to type *next*. The command line prints them; nothing else in the package prints.
 
 The tens digit of a code follows the pipeline: 1x settings and plan, 2x source, 3x patch, 4x environment,
-5x compile, 6x store, 7x the machine, 8x what a finished wheel is found to be.
+5x compile, 6x store, 7x the machine, 8x what a finished wheel is found to be, 9x publish.
 """
 
 from __future__ import annotations
@@ -265,6 +265,43 @@ class SmokeFailed(BuilderError):
     """A wheel that could be installed does not import, compute or serve."""
 
     exit_code = 83
+
+
+# 9x: publish ------------------------------------------------------------------------------------
+class IndexDamaged(BuilderError):
+    """The manifest of an index is missing, damaged, or a newer vllm-builder wrote it."""
+
+    exit_code = 90
+
+
+class PublishRefused(BuilderError):
+    """A wheel may not be published: it is not good, not what its name says, or another one has its name."""
+
+    exit_code = 91
+
+
+class StorageFailed(BuilderError):
+    """The place of an index (a folder, an object store, a server) refuses or cannot be reached."""
+
+    exit_code = 92
+
+
+class NotInIndex(BuilderError):
+    """No file of the index is the one that was named."""
+
+    exit_code = 93
+
+
+class CheckFailed(BuilderError):
+    """``index check`` found something wrong."""
+
+    exit_code = 94
+
+
+class ProvenanceError(BuilderError):
+    """A provenance statement or its signature is missing, wrong, or of another wheel; or a key cannot be used."""
+
+    exit_code = 95
 
 
 class InternalError(BuilderError):

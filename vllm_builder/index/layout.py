@@ -1,0 +1,92 @@
+"""Where everything lies in an index. Keys are relative, with ``/``; a copied folder serves from anywhere.
+
+::
+
+    files/PROJECT/VERSION/SHA256/NAME.whl            each wheel once, never changed
+    files/PROJECT/VERSION/SHA256/NAME.whl.metadata   its METADATA (PEP 658)
+    files/PROJECT/VERSION/SHA256/NAME.whl.intoto.jsonl   its provenance
+    manifest/root.json                               the one file that is replaced by compare-and-swap
+    manifest/PROJECT/VARIANT/SHA256.json             shards: never changed
+    journal/ID.json                                  changes whose pages may not be written yet
+    CHANNEL/VARIANT/index.html, index.json           projects (PEP 503, PEP 691)
+    CHANNEL/VARIANT/PROJECT/index.html, index.json   files
+    index.html, landing/                             the page for people
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+from urllib.parse import quote
+
+from vllm_builder.errors import SettingsError
+
+ROOT: Final = "manifest/root.json"
+JOURNAL: Final = "journal/"
+FILES: Final = "files/"
+MANIFEST: Final = "manifest/"
+LANDING: Final = "landing/"
+LANDING_PAGE: Final = "index.html"
+JSON_ROOT: Final = "json/"
+"""On object stores: the JSON pages once more, at the addresses that a client asks for."""
+
+HTML: Final = "index.html"
+JSON: Final = "index.json"
+SIDECAR: Final = ".metadata"
+PROVENANCE: Final = ".intoto.jsonl"
+
+RESERVED: Final = frozenset({"files", "manifest", "journal", "landing", "json", "simple", "index.html"})
+_WORD: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,98}[a-z0-9])?")
+
+
+def channel_name(text: str) -> str:
+    """Check the name of a channel: ``nightly``, ``release``, ``0.9.2``, a commit.
+
+    Raises:
+        SettingsError: it cannot be a folder of an index.
+    """
+    return _checked(text, "channel", "nightly, release, 0.9.2")
+
+
+def variant_name(text: str) -> str:
+    """Check the name of a variant: ``cu130``, ``cpu``.
+
+    Raises:
+        SettingsError: it cannot be a folder of an index.
+    """
+    return _checked(text, "variant", "cu130, cu129, cpu")
+
+
+def _checked(text: str, what: str, examples: str) -> str:
+    if not _WORD.fullmatch(text) or ".." in text or text in RESERVED:
+        raise SettingsError(
+            f"{text!r} cannot be the name of a {what}.",
+            why="That name is taken for the index itself."
+            if text in RESERVED
+            else "It becomes a folder and a part of addresses: small letters, digits, '.', '_', '-', at most 100.",
+            next=f"Choose another, for example {examples}.",
+        )
+    return text
+
+
+def wheel_key(project: str, version: str, sha256: str, filename: str) -> str:
+    return f"{FILES}{project}/{version}/{sha256}/{filename}"
+
+
+def shard_key(project: str, variant: str, sha256: str) -> str:
+    return f"{MANIFEST}{project}/{variant}/{sha256}.json"
+
+
+def journal_key(identity: str) -> str:
+    return f"{JOURNAL}{identity}.json"
+
+
+def folder_of(channel: str, variant: str, project: str = "") -> str:
+    """The folder of a page, with a slash at its end."""
+    return f"{channel}/{variant}/{project}/" if project else f"{channel}/{variant}/"
+
+
+def relative(key: str, page: str) -> str:
+    """The link from a page (its key or its folder) to a key, percent-encoded: ``+`` is ``%2B``."""
+    up = "../" * page.count("/")
+    return up + quote(key, safe="/")

@@ -1,0 +1,266 @@
+"""Read the manifest, and change it by compare-and-swap.
+
+A change is a function over a :class:`Draft`. It is made again from what is there whenever somebody else was first, so it
+must do nothing but change the draft. All that it changes appears in one moment: in the one write of ``manifest/root.json``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, TypeVar
+
+from pydantic import ValidationError
+
+from vllm_builder.errors import Busy, IndexDamaged
+from vllm_builder.index import layout
+from vllm_builder.index.model import SCHEMA, Entry, File, Group, Page, Root, Shard, ShardRef, to_bytes
+from vllm_builder.index.storage.base import FRESH, IMMUTABLE, Changed, Exists, Storage, Token
+
+Clock = Callable[[], datetime]
+_TRIES: Final = 200
+_JSON: Final = "application/json"
+T = TypeVar("T", Root, Shard)
+_Changes = dict[tuple[str, str], tuple[tuple[File, ...], tuple[File, ...]]]
+"""(project, variant) -> the files before and after."""
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Snapshot:
+    """The manifest as it was at one revision. Shards are read when they are asked for."""
+
+    def __init__(self, storage: Storage, root: Root, token: Token | None) -> None:
+        self.storage = storage
+        self.root = root
+        self.token = token
+        self._shards: dict[tuple[str, str], Shard] = {}
+        self._refs = {(ref.project, ref.variant): ref for ref in root.shards}
+
+    def shard(self, project: str, variant: str) -> Shard:
+        """An empty one where there is none.
+
+        Raises:
+            IndexDamaged: it is missing, or not what the root names.
+        """
+        if (found := self._shards.get((project, variant))) is not None:
+            return found
+        ref = self._refs.get((project, variant))
+        made = (
+            Shard(project=project, variant=variant, revision=0)
+            if ref is None
+            else _read_shard(self.storage, ref)
+        )
+        self._shards[project, variant] = made
+        return made
+
+    def shards(self) -> Iterator[Shard]:
+        for ref in self.root.shards:
+            yield self.shard(ref.project, ref.variant)
+
+    def files(self) -> Iterator[tuple[str, File]]:
+        """Variant and file, of all that is there."""
+        for shard in self.shards():
+            for file in shard.files:
+                yield shard.variant, file
+
+
+class Draft:
+    """What a change works on: files by (project, variant) and file name, and groups."""
+
+    def __init__(self, snapshot: Snapshot, at: datetime) -> None:
+        self.snapshot = snapshot
+        self.at = at
+        """The moment of the change; never before the last one, whatever the clock says."""
+        self.groups: dict[str, Group] = dict(snapshot.root.groups)
+        self.delete: list[str] = []
+        """Keys to be deleted once no page names them."""
+        self._files: dict[tuple[str, str], dict[str, File]] = {}
+
+    def files(self, project: str, variant: str) -> dict[str, File]:
+        """To be read and changed."""
+        where = (project, variant)
+        if where not in self._files:
+            self._files[where] = {file.filename: file for file in self.snapshot.shard(*where).files}
+        return self._files[where]
+
+    def everywhere(self) -> Iterator[tuple[str, dict[str, File]]]:
+        """Variant and its files by name, of all that is there; to be changed as well."""
+        for ref in self.snapshot.root.shards:
+            yield ref.variant, self.files(ref.project, ref.variant)
+
+    def find(self, project: str, filename: str) -> tuple[str, File] | None:
+        """Variant and file of that name."""
+        for ref in self.snapshot.root.shards:
+            if (
+                ref.project == project
+                and (found := self.files(project, ref.variant).get(filename)) is not None
+            ):
+                return ref.variant, found
+        return None
+
+    def changed(self) -> _Changes:
+        """(project, variant) -> the files before and after, where they differ."""
+        found = {}
+        for where, files in self._files.items():
+            before = self.snapshot.shard(*where).files
+            after = tuple(files[name] for name in sorted(files))
+            if before != after:
+                found[where] = (before, after)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """``entry`` is None where nothing had to be changed."""
+
+    snapshot: Snapshot
+    journal: str
+    entry: Entry | None
+
+
+def load(storage: Storage) -> Snapshot | None:
+    """The manifest as it is; None where there is no index yet.
+
+    Raises:
+        IndexDamaged: it cannot be read, or a newer vllm-builder wrote it.
+    """
+    blob = storage.read(layout.ROOT)
+    if blob is None:
+        return None
+    return Snapshot(storage, _parsed(Root, blob.data, layout.ROOT), blob.token)
+
+
+def commit(storage: Storage, change: Callable[[Draft], None], *, clock: Clock = utc_now) -> Commit:
+    """Make a change, whole or not at all.
+
+    The journal is written first: who ends here leaves word of the pages that are to be made anew.
+
+    Raises:
+        IndexDamaged: see :func:`load`.
+        Busy: others were first too often.
+        whatever ``change`` raises; then nothing is changed.
+    """
+    identity = secrets.token_hex(12)
+    journal = layout.journal_key(identity)
+    noted: Token | None = None
+    for attempt in range(_TRIES):
+        now = clock()
+        snapshot = load(storage) or Snapshot(storage, Root(updated=now), None)
+        draft = Draft(snapshot, max(now, snapshot.root.updated))
+        change(draft)
+        changed = draft.changed()
+        if not changed and draft.groups == dict(snapshot.root.groups) and not draft.delete:
+            if noted is not None:
+                storage.delete([journal])
+            return Commit(snapshot, "", None)
+        entry = Entry(
+            begun=draft.at,
+            pages=_pages(changed),
+            versions=_versions(changed),
+            delete=tuple(dict.fromkeys(draft.delete)),
+        )
+        noted = storage.replace(
+            journal, to_bytes(entry), content_type=_JSON, cache_control=FRESH, token=noted
+        )
+        root = _next(storage, snapshot, draft, changed)
+        try:
+            token = storage.replace(
+                layout.ROOT, to_bytes(root), content_type=_JSON, cache_control=FRESH, token=snapshot.token
+            )
+        except Changed:
+            time.sleep(random.uniform(0, min(0.02 * (attempt + 1), 0.5)))
+            continue
+        return Commit(Snapshot(storage, root, token), journal, entry)
+    storage.delete([journal])
+    raise Busy(
+        f"The index {storage.url} changed {_TRIES} times while it was to be changed.",
+        why="Very many publish at once.",
+        next="Run the same command again: what was uploaded stays.",
+    )
+
+
+def _next(
+    storage: Storage,
+    snapshot: Snapshot,
+    draft: Draft,
+    changed: _Changes,
+) -> Root:
+    revision = snapshot.root.revision + 1
+    refs = {(ref.project, ref.variant): ref for ref in snapshot.root.shards}
+    for (project, variant), (_, files) in changed.items():
+        data = to_bytes(Shard(project=project, variant=variant, revision=revision, files=files))
+        digest = hashlib.sha256(data).hexdigest()
+        ref = ShardRef(project=project, variant=variant, sha256=digest, revision=revision, files=len(files))
+        with suppress(Exists):
+            storage.create(ref.key, data, content_type=_JSON, cache_control=IMMUTABLE)
+        refs[project, variant] = ref
+    return Root(
+        revision=revision,
+        updated=draft.at,
+        shards=tuple(refs[where] for where in sorted(refs)),
+        groups=draft.groups,
+    )
+
+
+def _pages(changed: _Changes) -> tuple[Page, ...]:
+    """The pages that name a file that was changed, before or after."""
+    pages: set[tuple[str, str, str]] = set()
+    for (project, variant), (before, after) in changed.items():
+        for file in _touched(before, after):
+            for channel in file.channels:
+                pages |= {(channel, variant, project), (channel, variant, "")}
+    return tuple(Page(channel=c, variant=v, project=p) for c, v, p in sorted(pages))
+
+
+def _versions(changed: _Changes) -> tuple[str, ...]:
+    touched = (file for before, after in changed.values() for file in _touched(before, after))
+    return tuple(sorted({f"{file.project} {file.version}" for file in touched}))
+
+
+def _touched(before: tuple[File, ...], after: tuple[File, ...]) -> Iterator[File]:
+    """Both states of each file that differs. What a change left alone is the same object: thousands of them cost little."""
+    old = {file.filename: file for file in before}
+    new = {file.filename: file for file in after}
+    for name in old.keys() | new.keys():
+        was, now = old.get(name), new.get(name)
+        if was is not now and was != now:
+            yield from (file for file in (was, now) if file is not None)
+
+
+def _read_shard(storage: Storage, ref: ShardRef) -> Shard:
+    blob = storage.read(ref.key)
+    if blob is None:
+        raise _damaged(ref.key, "It is missing.")
+    if hashlib.sha256(blob.data).hexdigest() != ref.sha256:
+        raise _damaged(ref.key, "Its content is not the one that it is named by.")
+    return _parsed(Shard, blob.data, ref.key)
+
+
+def _parsed(kind: type[T], data: bytes, key: str) -> T:
+    try:
+        found = kind.model_validate_json(data)
+    except ValidationError as error:
+        raise _damaged(key, str(error).splitlines()[0]) from error
+    if found.schema_version > SCHEMA:
+        raise IndexDamaged(
+            f"{key} of the index has the format {found.schema_version}, and this vllm-builder knows {SCHEMA}.",
+            next="Upgrade vllm-builder.",
+        )
+    return found
+
+
+def _damaged(key: str, why: str) -> IndexDamaged:
+    return IndexDamaged(
+        f"{key} of the index cannot be used.",
+        why=why,
+        next="Put that file back from a backup; without it nothing can be changed. What is served stays.",
+    )

@@ -1,0 +1,145 @@
+"""The pages that pip and uv read, made of the manifest: HTML and JSON (PEP 503, 592, 629, 658, 691, 700, 714).
+
+A page carries the revision of the manifest that it was made of, and is only ever replaced by one of a later revision. So a
+slow publisher cannot put an older state over a newer one.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any, Final
+
+from simple_repository import model as simple
+from simple_repository.serializer import SerializerHtmlV1, SerializerJsonV1
+
+from vllm_builder.index import layout
+from vllm_builder.index.manifest import Snapshot
+from vllm_builder.index.model import File, Page
+from vllm_builder.index.storage.base import FRESH, Changed, Storage
+
+API_VERSION: Final = "1.1"
+HTML_TYPE: Final = "text/html; charset=utf-8"
+JSON_TYPE: Final = "application/vnd.pypi.simple.v1+json"
+
+_REVISION: Final = re.compile(rb'"_revision": ?(\d+)|<meta name="vllm-builder:revision" content="(\d+)">')
+_HEAD: Final = 1024
+"""Bytes within which a page's revision stands."""
+
+
+def render(snapshot: Snapshot, page: Page) -> tuple[bytes, bytes]:
+    """The HTML and the JSON of a page, with links that start at the page's own folder.
+
+    Raises:
+        IndexDamaged: a shard cannot be read.
+    """
+    meta = simple.Meta(API_VERSION, simple.PrivateMetadataMapping({"_revision": snapshot.root.revision}))
+    if page.project:
+        folder = layout.folder_of(page.channel, page.variant, page.project)
+        files = [f for f in snapshot.shard(page.project, page.variant).files if page.channel in f.channels]
+        detail = simple.ProjectDetail(meta, page.project, tuple(_file(file, folder) for file in files))
+        return _html(detail, snapshot), _json(detail)
+    names = sorted(
+        ref.project
+        for ref in snapshot.root.shards
+        if ref.variant == page.variant
+        and any(page.channel in file.channels for file in snapshot.shard(ref.project, ref.variant).files)
+    )
+    projects = simple.ProjectList(meta, frozenset(simple.ProjectListElement(name) for name in names))
+    return _html(projects, snapshot), _json(projects)
+
+
+def write(storage: Storage, snapshot: Snapshot, pages: Iterable[Page]) -> int:
+    """Bring pages to the state of a snapshot, or leave those that are newer.
+
+    Returns:
+        how many objects were written.
+
+    Raises:
+        StorageFailed and its like: see :class:`Storage`.
+    """
+    return sum(
+        _put(storage, key, data, kind, snapshot.root.revision)
+        for page in pages
+        for key, data, kind in objects(storage, snapshot, page)
+    )
+
+
+def objects(storage: Storage, snapshot: Snapshot, page: Page) -> Iterator[tuple[str, bytes, str]]:
+    """Key, content and type of all that a page is in a storage."""
+    folder = layout.folder_of(page.channel, page.variant, page.project)
+    text, data = render(snapshot, page)
+    yield folder + layout.HTML, text, HTML_TYPE
+    yield folder + layout.JSON, data, JSON_TYPE
+    if storage.slash_keys:
+        # Nobody negotiates there: what a client asks for is an object, and the JSON has a root of its own.
+        deeper = data.replace(b'"url": "../', b'"url": "../../')
+        yield folder, text, HTML_TYPE
+        yield layout.JSON_ROOT + folder, deeper, JSON_TYPE
+        yield layout.JSON_ROOT + folder + layout.HTML, deeper, JSON_TYPE
+
+
+def revision_of(data: bytes) -> int:
+    """Of a page, from its beginning; -1 where it names none."""
+    found = _REVISION.search(data[:_HEAD])
+    return int(found[1] or found[2]) if found else -1
+
+
+def _put(storage: Storage, key: str, data: bytes, kind: str, revision: int) -> bool:
+    while True:
+        there = storage.read(key, limit=_HEAD)
+        if there is not None and revision_of(there.data) >= revision:
+            return False
+        token = there.token if there is not None else None
+        try:
+            storage.replace(key, data, content_type=kind, cache_control=FRESH, token=token)
+        except Changed:
+            continue
+        return True
+
+
+def _file(file: File, folder: str) -> simple.File:
+    return simple.File(
+        filename=file.filename,
+        url=layout.relative(file.key, folder),
+        hashes={"sha256": file.sha256},
+        requires_python=file.requires_python or None,
+        dist_info_metadata={"sha256": file.metadata_sha256},
+        yanked=file.yanked.reason if file.yanked else None,
+        size=file.size,
+        upload_time=file.uploaded,
+    )
+
+
+def _html(page: simple.ProjectDetail | simple.ProjectList, snapshot: Snapshot) -> bytes:
+    if isinstance(page, simple.ProjectList):
+        text = SerializerHtmlV1().serialize_project_list(_sorted(page))
+    else:
+        # The serialiser writes a reason as it is.
+        files = tuple(
+            replace(f, yanked=html.escape(f.yanked)) if isinstance(f.yanked, str) else f for f in page.files
+        )
+        text = SerializerHtmlV1().serialize_project_page(replace(page, files=files))
+    mark = f'<meta name="vllm-builder:revision" content="{snapshot.root.revision}">'
+    return text.replace("<head>\n", f"<head>\n        {mark}\n", 1).encode()
+
+
+def _json(page: simple.ProjectDetail | simple.ProjectList) -> bytes:
+    if isinstance(page, simple.ProjectList):
+        return (SerializerJsonV1().serialize_project_list(_sorted(page)) + "\n").encode()
+    found: dict[str, Any] = json.loads(SerializerJsonV1().serialize_project_page(page))
+    # A set has no order, and the same state should give the same bytes.
+    found["versions"] = sorted(found["versions"])
+    return (json.dumps(found) + "\n").encode()
+
+
+class _Ordered(frozenset[simple.ProjectListElement]):
+    def __iter__(self) -> Iterator[simple.ProjectListElement]:
+        return iter(sorted(super().__iter__(), key=lambda one: one.name))
+
+
+def _sorted(page: simple.ProjectList) -> simple.ProjectList:
+    return replace(page, projects=_Ordered(page.projects))
