@@ -21,6 +21,7 @@ from verify_helpers import (
     Outcome,
     Sketch,
     fatbin,
+    library,
     machine,
     module,
     run,
@@ -582,3 +583,19 @@ def test_a_requirement_that_never_counts_is_as_good_as_deleted(wheel: Sketch, ve
     narrower = "outlines==0.1.11; sys_platform == 'linux'"
     outcome = verify(wheel.having(requirements=("regex", "numpy", narrower)))
     assert (outcome.status, outcome.found("warning")) == (0, {"requirements"})
+
+
+def test_a_library_that_is_not_at_hand_is_no_reason_to_give_a_torch(
+    wheel: Sketch, at: Machine, verify: Verify
+) -> None:
+    """One that no torch brings."""
+    other = module(
+        at,
+        "_moe_C",
+        gpu=fatbin("9.0 10.0"),
+        wants=("rocblas_create", "PyModule_Create2"),
+        needed=(at.libtorch, at.libc10, library(at.folder / "rocm", "librocblas.so.5")),
+    )
+    (finding,) = verify(wheel.put("vllm/_moe_C.abi3.so", other)).findings("warning", "undefined-symbol")
+    assert "librocblas.so.5" in finding["why"]
+    assert finding["cure"] == "Verify on a machine that has these libraries."
