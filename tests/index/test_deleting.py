@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -83,7 +83,7 @@ def test_a_deletion_that_comes_late_hits_nobody(tmp_path: Path, wheel: Path) -> 
         cache_control="",
         token=None,
     )
-    assert finish_leftovers(storage) >= 1
+    assert finish_leftovers(storage, older=timedelta(0)) >= 1
     assert _served(storage) == keys
     assert not any(storage.stat(key) for key in made.entry.delete)
 
@@ -115,6 +115,6 @@ def test_a_deletion_that_never_came_about_deletes_nothing(tmp_path: Path, wheel:
     storage.replace(
         layout.journal_key("never"), to_bytes(entry), content_type="", cache_control="", token=None
     )
-    assert finish_leftovers(storage) == 1
+    assert finish_leftovers(storage, older=timedelta(0)) == 1
     assert _served(storage) == keys
     assert storage.stat(orphan) is not None

@@ -91,9 +91,7 @@ def details(
 def named_channels(file: File) -> tuple[str, ...]:
     """Without those that every version and every commit has for itself."""
     public = file.version.partition("+")[0].replace("!", "-")
-    return tuple(
-        channel for channel in file.channels if channel != public and not _COMMIT.fullmatch(channel)
-    )
+    return tuple(channel for channel in file.channels if channel != public and not _COMMIT.fullmatch(channel))
 
 
 def device_of(shard: Shard) -> str:
