@@ -85,7 +85,9 @@ def names(storage: Storage) -> set[str]:
     return {file.filename for _, file in snapshot.files()} if snapshot is not None else set()
 
 
-def endings(fresh: Callable[[], Storage], before: Callable[[Storage], object], act: Callable[[Storage], object]):  # type: ignore[no-untyped-def]
+def endings(
+    fresh: Callable[[], Storage], before: Callable[[Storage], object], act: Callable[[Storage], object]
+):  # type: ignore[no-untyped-def]
     """Storages in which ``act`` was ended after each number of steps, until it is not ended any more."""
     for after in (False, True):
         for steps in range(500):

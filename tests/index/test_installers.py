@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from index_helpers import BUCKET, make_wheel, s3_client, s3_server, use_server
+from index_helpers import READ_BY_ALL, make_wheel, s3_client, s3_server, use_server
 from pypi_simple import ProjectPage, PyPISimple
 from web_helpers import Clients, Site, installed, lines_of, nginx, site_packages
 
@@ -37,18 +37,6 @@ SITES = ["serve", "nginx", "nginx-static", "s3", "s3-json"]
 REASON = """wrong torch: <b>"2.7"</b> & 'cu9'"""
 UPLOADED = {"1.0": datetime(2026, 1, 10, tzinfo=UTC), "1.1": datetime(2026, 3, 10, tzinfo=UTC)}
 LATER = datetime(2026, 5, 10, tzinfo=UTC)
-
-READ_BY_ALL = {
-    "Version": "2012-10-17",
-    "Statement": [
-        {
-            "Effect": "Allow",
-            "Principal": "*",
-            "Action": "s3:GetObject",
-            "Resource": f"arn:aws:s3:::{BUCKET}/*",
-        }
-    ],
-}
 
 
 def fill(storage: Storage, wheels: Path) -> None:
@@ -239,6 +227,11 @@ def test_uv_compiles_hashes_from_sidecars_alone(
     asked = site.log()[before:]
     assert any(".whl.metadata " in line for line in asked)
     assert not any(".whl " in line for line in asked), asked
+    (tmp_path / "pins.txt").write_text(done.stdout)
+    install = ("pip", "install", "--require-hashes", "-r", tmp_path / "pins.txt", "--target", tmp_path / "to")
+    done = clients.uv(*install, "--index-url", site.index("cu130"))
+    assert done.returncode == 0, done.stderr
+    assert installed(tmp_path / "to") == {"demo-vllm": "1.1+cu130", "demo-dep": "1.1+cu130"}
 
     def until(day: str) -> str:
         return clients.uv("pip", "compile", tmp_path / "in.txt", "--exclude-newer", day, *index).stdout

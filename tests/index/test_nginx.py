@@ -68,13 +68,18 @@ def test_the_same_page_for_the_same_wish(both: tuple[str, str], accept: str | No
     assert theirs.headers["Content-Type"] == ours.headers["Content-Type"]
     assert "Accept" in theirs.headers["Vary"].split(", ")
     assert theirs.headers["Cache-Control"] == ours.headers["Cache-Control"]
+    assert "Last-Modified" not in theirs.headers
+    assert "Last-Modified" not in ours.headers
+    for url, before in zip(both, (ours, theirs), strict=True):
+        assert ask(url + page, Accept=accept, If_None_Match=before.headers["ETag"]).status_code == 304
+        assert ask(url + page, Accept=accept, If_None_Match='"other"').status_code == 200
 
 
 @pytest.mark.parametrize(
     "path",
     ["", PAGE + "index.html", PAGE + "index.json", "landing/data.json", "landing/index.js", "landing/page.css", "nightly/",
-     "landing/demo-pkg/cu130/", "manifest/root.json", "nothing", PAGE + "nothing", "files/", "files/demo-pkg/", ".index/note",
-     "nightly/.index/", "%2eindex/note", "nightly/cu130/..%2f..%2f.index/note"],
+     "landing/demo-pkg/cu130/", "manifest/root.json", "nothing", PAGE + "nothing", "files/", "files/demo-pkg/",
+     ".index/note", "nightly/.index/", "%2eindex/note", "nightly/cu130/..%2f..%2f.index/note"],
 )  # fmt: skip
 def test_the_same_answer_for_other_addresses(both: tuple[str, str], path: str) -> None:
     ours, theirs = (ask(url + path) for url in both)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import example, given
@@ -197,6 +198,15 @@ def test_only_the_files_of_the_channel() -> None:
     _, found = render(file_of(), released)
     assert [f["filename"] for f in found["files"]] == [file_of().filename]
     assert found["versions"] == ["0.9.2+cu130"]
+
+
+@given(
+    st.one_of(st.from_regex(r"[a-zA-Z0-9_.~/+!-]*", fullmatch=True), st.text(st.characters(codec="utf-8")))
+)
+def test_a_link_is_percent_encoded(key: str) -> None:
+    link = layout.relative(key, "nightly/cu130/vllm/")
+    assert link == "../../../" + quote(key, safe="/")
+    assert not set(link) & set(" +\"'<>&#?:")
 
 
 class SlashKeys(Folder):

@@ -300,7 +300,9 @@ def test_files_of_a_group_count_from_when_they_appeared(storage: Meddled, wheel:
         ("generation", -1),
     ],
 )
-def test_a_manifest_that_names_what_is_no_name(storage: Meddled, wheel: Make, field: str, value: object) -> None:
+def test_a_manifest_that_names_what_is_no_name(
+    storage: Meddled, wheel: Make, field: str, value: object
+) -> None:
     import json
 
     publish(storage, [wheel("1.0+cpu")])
@@ -328,7 +330,9 @@ def test_a_manifest_that_names_what_is_no_name(storage: Meddled, wheel: Make, fi
         b'{"begun":"2020-01-01T00:00:00Z","pages":[{"channel":"nightly","variant":"cpu","project":"../a"}]}',
     ],
 )
-def test_a_journal_that_somebody_else_wrote(storage: Meddled, wheel: Make, entry: bytes, tmp_path: Path) -> None:
+def test_a_journal_that_somebody_else_wrote(
+    storage: Meddled, wheel: Make, entry: bytes, tmp_path: Path
+) -> None:
     publish(storage, [wheel("1.0+cpu")])
     (tmp_path / "outside").write_text("x")
     storage.create("journal/x.json", entry, content_type="", cache_control="")
