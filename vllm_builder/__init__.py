@@ -1,6 +1,7 @@
 """vllm-builder: from a vLLM release to an installable, cached wheel.
 
-``plan``, ``build`` and ``bundle`` are the whole API for most callers::
+``plan``, ``build`` and ``bundle``, and for finished wheels ``inspect``, ``verify``, ``compare`` and ``smoke``, are the
+whole API for most callers::
 
     import vllm_builder
 
@@ -15,18 +16,36 @@ from typing import TYPE_CHECKING
 from vllm_builder.lazy import exports
 
 if TYPE_CHECKING:
-    from vllm_builder.api import build, bundle, plan
+    from vllm_builder.api import build, bundle, compare, inspect, plan, smoke, verify
     from vllm_builder.bundling.making import Bundle
     from vllm_builder.pipeline import BuildResult
     from vllm_builder.stages.plan.model import Plan
+    from vllm_builder.stages.smoke.model import SmokeReport
+    from vllm_builder.stages.verify.model import Comparison, Inspection, Report
 
 __version__ = "0.1.0"
-__all__ = ["BuildResult", "Bundle", "Plan", "__version__", "build", "bundle", "plan"]
+__all__ = [
+    "BuildResult",
+    "Bundle",
+    "Comparison",
+    "Inspection",
+    "Plan",
+    "Report",
+    "SmokeReport",
+    "__version__",
+    "build",
+    "bundle",
+    "compare",
+    "inspect",
+    "plan",
+    "smoke",
+    "verify",
+]
 
 _HOMES = {
-    "build": "api",
-    "bundle": "api",
-    "plan": "api",
+    **dict.fromkeys(("build", "bundle", "compare", "inspect", "plan", "smoke", "verify"), "api"),
+    **dict.fromkeys(("Comparison", "Inspection", "Report"), "stages.verify.model"),
+    "SmokeReport": "stages.smoke.model",
     "BuildResult": "pipeline",
     "Bundle": "bundling.making",
     "Plan": "stages.plan.model",

@@ -6,7 +6,7 @@ import click
 
 from vllm_builder.cli import screen
 from vllm_builder.cli.app import json_option
-from vllm_builder.cli.index import opened, to_option
+from vllm_builder.cli.index import to_option
 
 
 @click.command()
