@@ -306,12 +306,14 @@ def test_pages_of_what_is_gone_stay_empty_until_they_are_rebuilt(root: Path) -> 
     prune(storage, keep=1, grace=timedelta(0), clock=lambda: now + timedelta(hours=2))
     assert errors(storage) == set()
     assert "emptied-pages" in remarks(storage)
+    assert "extra" not in remarks(storage)
     page = root / "1.0.dev0/cpu/vllm/index.html"
     # One that still shows what is gone is wrong.
     page.write_text(page.read_text().replace("</body>", '<a href="x.whl">x.whl</a></body>'))
     assert "page-altered" in errors(storage)
     assert rebuild(storage).removed
     assert not page.exists()
+    assert not (root / "1.0.dev0").exists()
     assert errors(storage) == set()
     assert "emptied-pages" not in remarks(storage)
 
