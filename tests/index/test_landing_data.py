@@ -165,6 +165,8 @@ def test_channels_of_a_version_or_commit_are_not_offered() -> None:
     )
     only = Shard(project="demo", variant="cu130", revision=1, files=(file("2.0", ("2.0",)),))
     assert b'"2.0"]]' in data.summary(only, 1)
+    both = Shard(project="demo", variant="cu130", revision=1, files=(file("2.0", (commit, "2.0")),))
+    assert b'"2.0"]]' in data.summary(both, 1)
 
 
 def test_equal_values_are_written_once() -> None:
