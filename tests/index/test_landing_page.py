@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from index_helpers import S3Server, make_wheel, s3_client
 from landing_helpers import ENVELOPE, candidate, make_index, put, served, yank
 from packaging.version import Version
+from playwright.sync_api import expect, sync_playwright
 from web_helpers import nginx
 
 from vllm_builder.architectures import can_run, runs_binary
@@ -40,17 +42,18 @@ from vllm_builder.index.transaction import change
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
-sync_api = pytest.importorskip("playwright.sync_api")
-expect = sync_api.expect
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium in PATH")
+WITHOUT_CHROMIUM = "VLLM_BUILDER_TEST_WITHOUT_CHROMIUM"
 PHONE = {"width": 360, "height": 740}
 DESKTOP = {"width": 1280, "height": 900}
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_api.sync_playwright() as playwright:
+    if CHROMIUM is None:
+        text = f"Chromium is not installed (Debian: chromium). {WITHOUT_CHROMIUM}=1 leaves these tests out."
+        (pytest.skip if os.environ.get(WITHOUT_CHROMIUM) == "1" else pytest.fail)(text)
+    with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield started
         started.close()
@@ -245,6 +248,21 @@ def test_the_age_is_that_of_the_clock_of_who_looks(opened: Opener, url: str) -> 
     page.reload()
     page.locator(".badge").nth(1).wait_for()
     assert "3 days ago" in page.locator("#channels-body").inner_text()
+
+
+def test_what_an_address_asks_for_in_vain_is_said(opened: Opener, url: str) -> None:
+    page = opened(url + "#gpu=RTX+9999&version=0.1.0&variant=cu126&installer=uv")
+    assert chosen(page) == "vllm 0.8.5+cu126"
+    assert page.locator("#missing").inner_text() == (
+        "Not to be had here: gpu RTX 9999, version 0.1.0. This is what comes nearest."
+    )
+    page.get_by_label("Version").select_option("0.9.0")
+    expect(page.locator(".subject")).to_have_text("vllm 0.9.0+cu129")
+    expect(page.locator("#missing")).to_contain_text("variant cu126")
+    promoted = opened(url + "#channel=nightly&version=0.9.0")
+    assert chosen(promoted) == "vllm 0.9.0+cu129"
+    assert "release/cu129/" in line(promoted)
+    expect(promoted.locator("#missing")).to_contain_text("channel nightly")
 
 
 def test_what_is_selected_is_what_is_copied(opened: Opener, url: str) -> None:
@@ -520,7 +538,7 @@ AUDITED = [
 def test_accessibility_and_width(
     opened: Opener, url: str, scheme: str, size: dict[str, int], shots: Path | None
 ) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    axe = Axe()
     page = opened(url, color_scheme=scheme, viewport=size, reduced_motion="reduce")
     for at, fragment in enumerate(AUDITED):
         page.goto(url + fragment)
@@ -685,6 +703,16 @@ def test_a_data_file_that_is_missing_is_said(opened: Opener, folder: Path, tmp_p
         for key, content, _ in landing.objects(storage, snapshot):
             (copied / key).write_bytes(content)
         assert chosen(opened(address)) == "vllm 0.9.2+cu130"
+
+
+def test_data_of_another_version_is_not_guessed_at(opened: Opener, folder: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "index"
+    shutil.copytree(folder, copied)
+    data_file = copied / "landing/index.js"
+    data_file.write_text(data_file.read_text().replace('"format":1', '"format":2'))
+    page = opened((copied / "index.html").as_uri())
+    expect(page.get_by_role("alert")).to_contain_text("index rebuild")
+    assert not page.locator("#work").is_visible()
 
 
 # -- the rules, in both languages --------------------------------------------------------------------

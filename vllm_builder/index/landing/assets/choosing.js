@@ -99,9 +99,10 @@ function channelsOf(rows) {
  */
 function choose(rows, wish) {
   const channels = channelsOf(rows);
-  const channel = channels.includes(wish.channel) ? wish.channel
-    : wish.version ? channelsOf(rows.filter((row) => row.label === wish.version))[0] || channels[0]
-    : channels[0];
+  // A version that was promoted since its address was shared is where it is now.
+  const having = channelsOf(rows.filter((row) => row.label === wish.version));
+  const channel = [wish.channel, ...having].find((name) => having.includes(name))
+    || (channels.includes(wish.channel) ? wish.channel : channels[0]);
   const here = rows.filter((row) => inChannel(row, channel));
   const byLabel = new Map();
   for (const row of here) {
