@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from index_helpers import S3Server, make_wheel, s3_client
 from landing_helpers import ENVELOPE, candidate, make_index, put, served, yank
 from packaging.version import Version
+from playwright.sync_api import expect, sync_playwright
 from web_helpers import nginx
 
 from vllm_builder.architectures import can_run, runs_binary
@@ -40,17 +42,18 @@ from vllm_builder.index.transaction import change
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
-sync_api = pytest.importorskip("playwright.sync_api")
-expect = sync_api.expect
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium in PATH")
+WITHOUT_CHROMIUM = "VLLM_BUILDER_TEST_WITHOUT_CHROMIUM"
 PHONE = {"width": 360, "height": 740}
 DESKTOP = {"width": 1280, "height": 900}
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_api.sync_playwright() as playwright:
+    if CHROMIUM is None:
+        text = f"Chromium is not installed (Debian: chromium). {WITHOUT_CHROMIUM}=1 leaves these tests out."
+        (pytest.skip if os.environ.get(WITHOUT_CHROMIUM) == "1" else pytest.fail)(text)
+    with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield started
         started.close()
@@ -195,6 +198,16 @@ def test_what_does_not_exist_is_said_and_the_nearest_is_offered(opened: Opener, 
     assert page.get_by_label("GPU").input_value() == "RTX 5090"
 
 
+def test_the_machine_counts(opened: Opener, url: str) -> None:
+    page = opened(url + "#machine=aarch64")
+    assert facts(page)["File"].endswith("aarch64.whl")
+    assert chip(page, "Variant", "cu129").is_disabled()
+    assert "cu129, cpu: it is for x86_64." in page.locator("#variant-hint").inner_text()
+    page.goto(url + "#machine=aarch64&version=0.9.0&variant=cu129")
+    expect(page.locator("#answer .notice")).to_contain_text("fits aarch64: it is for x86_64.")
+    assert "Nearest: 0.9.2 for cu130" in page.locator("#answer").inner_text()
+
+
 def test_nothing_fits_at_all(opened: Opener, url: str) -> None:
     page = opened(url + "#gpu=P100")
     assert "has no code for sm_60" in notice(page)
@@ -247,6 +260,21 @@ def test_the_age_is_that_of_the_clock_of_who_looks(opened: Opener, url: str) -> 
     assert "3 days ago" in page.locator("#channels-body").inner_text()
 
 
+def test_what_an_address_asks_for_in_vain_is_said(opened: Opener, url: str) -> None:
+    page = opened(url + "#gpu=RTX+9999&version=0.1.0&variant=cu126&installer=uv")
+    assert chosen(page) == "vllm 0.8.5+cu126"
+    assert page.locator("#missing").inner_text() == (
+        "Not to be had here: gpu RTX 9999, version 0.1.0. This is what comes nearest."
+    )
+    page.get_by_label("Version").select_option("0.9.0")
+    expect(page.locator(".subject")).to_have_text("vllm 0.9.0+cu129")
+    expect(page.locator("#missing")).to_contain_text("variant cu126")
+    promoted = opened(url + "#channel=nightly&version=0.9.0")
+    assert chosen(promoted) == "vllm 0.9.0+cu129"
+    assert "release/cu129/" in line(promoted)
+    expect(promoted.locator("#missing")).to_contain_text("channel nightly")
+
+
 def test_what_is_selected_is_what_is_copied(opened: Opener, url: str) -> None:
     page = opened(url + "#installer=project")
     text = line(page)
@@ -293,8 +321,10 @@ def installable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path
             candidate(base, "0.9.2+cu130", "cu130", channel="release", **requires),
             candidate(base, "0.9.2+cu129", "cu129", channel="release", **requires),
             candidate(base, "0.9.2", "plain", channel="plain", **requires),
+            candidate(base, "0.9.3.dev1+g1.cu130", "cu130", channel="nightly", **requires),
         ],
     )
+    yank(storage, "vllm", "0.9.3.dev1+g1.cu130", "old")
     with served(base.parent) as address:
         yield base / "index", address + quote("team's") + "/index/"
 
@@ -343,6 +373,15 @@ def test_the_line_installs(
     page = opened(f"{where}#variant=cu129&installer={installer}")
     install(shlex.split(line(page)), public, tmp_path)
     assert installed(tmp_path, "0.9.2+cu129")
+
+
+@pytest.mark.parametrize("installer", ["pip", "uv"])
+def test_a_withdrawn_nightly_still_installs(
+    opened: Opener, installable: tuple[Path, str], public: str, tmp_path: Path, installer: str
+) -> None:
+    page = opened(f"{installable[1]}#channel=nightly&installer={installer}")
+    install(shlex.split(line(page)), public, tmp_path)
+    assert installed(tmp_path, "0.9.3.dev1+g1.cu130")
 
 
 def test_a_version_without_local_part_is_named_by_its_file(
@@ -520,7 +559,7 @@ AUDITED = [
 def test_accessibility_and_width(
     opened: Opener, url: str, scheme: str, size: dict[str, int], shots: Path | None
 ) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    axe = Axe()
     page = opened(url, color_scheme=scheme, viewport=size, reduced_motion="reduce")
     for at, fragment in enumerate(AUDITED):
         page.goto(url + fragment)
@@ -625,6 +664,24 @@ def test_other_projects(opened: Opener, tmp_path: Path) -> None:
         assert line(page) == f"uv pip install only-by-version==0.1 --index {address}0.1/any/"
 
 
+def test_one_release_with_and_without_local_part(opened: Opener, tmp_path: Path) -> None:
+    storage = Folder(tmp_path)
+    put(
+        storage,
+        [candidate(tmp_path / "w", v, "cu130", channel="release") for v in ("1.0", "1.0+cu130", "0.9+cu130")],
+    )
+    with served(tmp_path) as address:
+        page = opened(address)
+        assert chosen(page) == "vllm 1.0+cu130"
+        values = (
+            page.get_by_label("Version").locator("option").evaluate_all("all => all.map(one => one.value)")
+        )
+        assert values == ["1.0+cu130", "1.0", "0.9"]
+        page.get_by_label("Version").select_option("1.0")
+        expect(page.locator(".subject")).to_have_text("vllm 1.0")
+        assert line(page).startswith(f"pip install 'vllm @ {address}files/vllm/1.0/")
+
+
 HOSTILE = (
     "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>"
     "\"'><svg onload=alert(3)>\u2028\x7f"
@@ -685,6 +742,16 @@ def test_a_data_file_that_is_missing_is_said(opened: Opener, folder: Path, tmp_p
         for key, content, _ in landing.objects(storage, snapshot):
             (copied / key).write_bytes(content)
         assert chosen(opened(address)) == "vllm 0.9.2+cu130"
+
+
+def test_data_of_another_version_is_not_guessed_at(opened: Opener, folder: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "index"
+    shutil.copytree(folder, copied)
+    data_file = copied / "landing/index.js"
+    data_file.write_text(data_file.read_text().replace('"format":1', '"format":2'))
+    page = opened((copied / "index.html").as_uri())
+    expect(page.get_by_role("alert")).to_contain_text("index rebuild")
+    assert not page.locator("#work").is_visible()
 
 
 # -- the rules, in both languages --------------------------------------------------------------------
