@@ -198,6 +198,16 @@ def test_what_does_not_exist_is_said_and_the_nearest_is_offered(opened: Opener, 
     assert page.get_by_label("GPU").input_value() == "RTX 5090"
 
 
+def test_the_machine_counts(opened: Opener, url: str) -> None:
+    page = opened(url + "#machine=aarch64")
+    assert facts(page)["File"].endswith("aarch64.whl")
+    assert chip(page, "Variant", "cu129").is_disabled()
+    assert "cu129, cpu: it is for x86_64." in page.locator("#variant-hint").inner_text()
+    page.goto(url + "#machine=aarch64&version=0.9.0&variant=cu129")
+    expect(page.locator("#answer .notice")).to_contain_text("fits aarch64: it is for x86_64.")
+    assert "Nearest: 0.9.2 for cu130" in page.locator("#answer").inner_text()
+
+
 def test_nothing_fits_at_all(opened: Opener, url: str) -> None:
     page = opened(url + "#gpu=P100")
     assert "has no code for sm_60" in notice(page)
@@ -311,8 +321,10 @@ def installable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path
             candidate(base, "0.9.2+cu130", "cu130", channel="release", **requires),
             candidate(base, "0.9.2+cu129", "cu129", channel="release", **requires),
             candidate(base, "0.9.2", "plain", channel="plain", **requires),
+            candidate(base, "0.9.3.dev1+g1.cu130", "cu130", channel="nightly", **requires),
         ],
     )
+    yank(storage, "vllm", "0.9.3.dev1+g1.cu130", "old")
     with served(base.parent) as address:
         yield base / "index", address + quote("team's") + "/index/"
 
@@ -361,6 +373,15 @@ def test_the_line_installs(
     page = opened(f"{where}#variant=cu129&installer={installer}")
     install(shlex.split(line(page)), public, tmp_path)
     assert installed(tmp_path, "0.9.2+cu129")
+
+
+@pytest.mark.parametrize("installer", ["pip", "uv"])
+def test_a_withdrawn_nightly_still_installs(
+    opened: Opener, installable: tuple[Path, str], public: str, tmp_path: Path, installer: str
+) -> None:
+    page = opened(f"{installable[1]}#channel=nightly&installer={installer}")
+    install(shlex.split(line(page)), public, tmp_path)
+    assert installed(tmp_path, "0.9.3.dev1+g1.cu130")
 
 
 def test_a_version_without_local_part_is_named_by_its_file(
@@ -641,6 +662,24 @@ def test_other_projects(opened: Opener, tmp_path: Path) -> None:
         chip(page, "Installer", "uv pip").check()
         expect(page.locator("pre").first).to_contain_text("uv pip install")
         assert line(page) == f"uv pip install only-by-version==0.1 --index {address}0.1/any/"
+
+
+def test_one_release_with_and_without_local_part(opened: Opener, tmp_path: Path) -> None:
+    storage = Folder(tmp_path)
+    put(
+        storage,
+        [candidate(tmp_path / "w", v, "cu130", channel="release") for v in ("1.0", "1.0+cu130", "0.9+cu130")],
+    )
+    with served(tmp_path) as address:
+        page = opened(address)
+        assert chosen(page) == "vllm 1.0+cu130"
+        values = (
+            page.get_by_label("Version").locator("option").evaluate_all("all => all.map(one => one.value)")
+        )
+        assert values == ["1.0+cu130", "1.0", "0.9"]
+        page.get_by_label("Version").select_option("1.0")
+        expect(page.locator(".subject")).to_have_text("vllm 1.0")
+        assert line(page).startswith(f"pip install 'vllm @ {address}files/vllm/1.0/")
 
 
 HOSTILE = (
