@@ -80,7 +80,8 @@ def check(
             for page in entry.pages
         )
         findings += check_content(walk)
-        findings += check_pages(walk, pending)
+        # Variants of a channel share its signpost: what is wrong with it is one fault.
+        findings += dict.fromkeys(check_pages(walk, pending))
         findings += check_waiting(walk, max_age)
         findings += check_rest(walk, pending)
         if not any(one.severity == "error" for one in findings) or not _moved(storage, snapshot):
