@@ -65,7 +65,10 @@ def destination_of(request: PublishRequest, environ: Mapping[str, str]) -> Desti
     Raises:
         SettingsError: it names nothing that wheels can be put into, or something that was asked for is not to be had there.
     """
-    del environ
+    if request.to.lower().startswith(("http://", "https://")):
+        from vllm_builder.index.upload.server import Server
+
+        return Server(request, environ)
     from vllm_builder.index.storage import open_storage
 
     return Kept(open_storage(request.to), request)

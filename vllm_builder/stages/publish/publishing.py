@@ -67,6 +67,8 @@ def publish(
     if request.provenance and destination.takes_provenance:
         proofs = {one.filename: prove(one, signer, request.builder_id) for one in new}
         _say_unproven(proofs, signed=signer is not None, emit=emit)
+    elif request.provenance:
+        emit(Note(stage=_STAGE, message="Without provenance: an upload server has no place for it"))
     if signer is not None and there:
         message = f"{_names(there)}: published before; the provenance there stays as it is"
         emit(Note(stage=_STAGE, message=message, level="warning"))
