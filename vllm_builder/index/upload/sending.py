@@ -52,7 +52,7 @@ def open_repository(url: str, who: Credentials, simple_url: str = "", *, cert: s
     def identify(request: requests.PreparedRequest) -> requests.PreparedRequest:
         # Also in place of requests' own look into netrc: what is to be found, was found.
         if who.origin and urlsplit(request.url or "")[:2] in trusted:
-            return HTTPBasicAuth(who.user.encode(), who.password.encode())(request)
+            HTTPBasicAuth(who.user.encode(), who.password.encode())(request)
         return request
 
     class Patient(HTTPAdapter):
@@ -75,10 +75,6 @@ def open_repository(url: str, who: Credentials, simple_url: str = "", *, cert: s
     )
     for scheme in ("http://", "https://"):
         found.session.mount(scheme, Patient(max_retries=retry))
-    if not who.origin:
-        found.session.auth = (
-            _nobody  # what is to be found was found; requests would look into netrc once more
-        )
     found.set_certificate_authority(cert or None)
     return found
 
