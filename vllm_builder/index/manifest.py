@@ -10,21 +10,39 @@ import hashlib
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final, TypeVar
 
 from pydantic import ValidationError
 
 from vllm_builder.errors import Busy, IndexDamaged
 from vllm_builder.index import layout
-from vllm_builder.index.model import SCHEMA, Entry, File, Group, Page, Root, Shard, ShardRef, to_bytes
+from vllm_builder.index.model import (
+    SCHEMA,
+    Entry,
+    File,
+    Gone,
+    Group,
+    Page,
+    Root,
+    Shard,
+    ShardRef,
+    Superseded,
+    to_bytes,
+)
 from vllm_builder.index.storage.base import FRESH, IMMUTABLE, Changed, Exists, Storage, Token
 
 Clock = Callable[[], datetime]
 _TRIES: Final = 200
+_READERS: Final = timedelta(hours=1)
+"""How long a shard stays after it was replaced."""
+_SUPERSEDED: Final = 256
+"""How many of these stay at most."""
+_GONE: Final = timedelta(days=30)
+"""How long a deletion may take."""
 _JSON: Final = "application/json"
 T = TypeVar("T", Root, Shard)
 _Changes = dict[tuple[str, str], tuple[tuple[File, ...], tuple[File, ...]]]
@@ -62,6 +80,29 @@ class Snapshot:
         self._shards[project, variant] = made
         return made
 
+    def after(self, root: Root, token: Token, changed: _Changes) -> Snapshot:
+        """The manifest that a change made of this one, without reading it again."""
+        made = Snapshot(self.storage, root, token)
+        made._shards = dict(self._shards)
+        for (project, variant), (_, files) in changed.items():
+            made._shards[project, variant] = Shard(
+                project=project, variant=variant, revision=root.revision, files=files
+            )
+        return made
+
+    def names(self, key: str) -> bool:
+        """Whether a key below ``files/`` or ``manifest/`` belongs to what is there."""
+        if (found := layout.parse_wheel_key(key)) is None:
+            return key == layout.ROOT or any(ref.key == key for ref in self.root.shards)
+        folder = key.rpartition("/")[0]
+        staged = (member.file for group in self.root.groups.values() for member in group.staged)
+        shards = (self.shard(ref.project, ref.variant) for ref in self.root.shards if ref.project == found.project)
+        return any(
+            file.key.rpartition("/")[0] == folder
+            for files in (staged, *(shard.files for shard in shards))
+            for file in files
+        )
+
     def shards(self) -> Iterator[Shard]:
         for ref in self.root.shards:
             yield self.shard(ref.project, ref.variant)
@@ -82,7 +123,7 @@ class Draft:
         """The moment of the change; never before the last one, whatever the clock says."""
         self.groups: dict[str, Group] = dict(snapshot.root.groups)
         self.delete: list[str] = []
-        """Keys to be deleted once no page names them."""
+        """Keys to be deleted once no page names them. Of what a file or a group still names nothing is deleted."""
         self._files: dict[tuple[str, str], dict[str, File]] = {}
 
     def files(self, project: str, variant: str) -> dict[str, File]:
@@ -106,6 +147,21 @@ class Draft:
             ):
                 return ref.variant, found
         return None
+
+    def names(self, key: str) -> bool:
+        """Whether a key belongs to a file or a group, after the change."""
+        found = layout.parse_wheel_key(key)
+        if found is None:
+            return not key.startswith(layout.FILES)
+        there = self.find(found.project, found.name)
+        staged = (member.file for group in self.groups.values() for member in group.staged)
+        files = (*((there[1],) if there else ()), *staged)
+        return any(key in {file.key, file.metadata_key, file.key + layout.PROVENANCE} for file in files)
+
+    def generation(self, sha256: str) -> int:
+        """The one under which a content may be put in."""
+        last = self.snapshot.root.gone.get(sha256)
+        return last.generation + 1 if last is not None else 0
 
     def changed(self) -> _Changes:
         """(project, variant) -> the files before and after, where they differ."""
@@ -149,29 +205,25 @@ def commit(storage: Storage, change: Callable[[Draft], None], *, clock: Clock = 
         Busy: others were first too often.
         whatever ``change`` raises; then nothing is changed.
     """
-    identity = secrets.token_hex(12)
-    journal = layout.journal_key(identity)
-    noted: Token | None = None
+    note = _Note(storage)
     for attempt in range(_TRIES):
         now = clock()
         snapshot = load(storage) or Snapshot(storage, Root(updated=now), None)
+        note.clear_shards(snapshot.root)
         draft = Draft(snapshot, max(now, snapshot.root.updated))
         change(draft)
         changed = draft.changed()
-        if not changed and draft.groups == dict(snapshot.root.groups) and not draft.delete:
-            if noted is not None:
-                storage.delete([journal])
-            return Commit(snapshot, "", None)
-        entry = Entry(
-            begun=draft.at,
-            pages=_pages(changed),
-            versions=_versions(changed),
-            delete=tuple(dict.fromkeys(draft.delete)),
-        )
-        noted = storage.replace(
-            journal, to_bytes(entry), content_type=_JSON, cache_control=FRESH, token=noted
-        )
-        root = _next(storage, snapshot, draft, changed)
+        doomed = tuple(key for key in dict.fromkeys(draft.delete) if not draft.names(key))
+        if not changed and draft.groups == dict(snapshot.root.groups) and not doomed:
+            # An earlier try may have been made, and only its answer lost.
+            return Commit(snapshot, note.key if note.entry else "", note.entry)
+        root, shards = _next(snapshot, draft, changed, doomed)
+        old = {one.key for one in snapshot.root.superseded} - {one.key for one in root.superseded}
+        note.write(draft.at, snapshot.root.revision, _pages(changed), _versions(changed), (*doomed, *sorted(old)))
+        for key, data in shards.items():
+            note.shards.append(key)
+            with suppress(Exists):
+                storage.create(key, data, content_type=_JSON, cache_control=IMMUTABLE)
         try:
             token = storage.replace(
                 layout.ROOT, to_bytes(root), content_type=_JSON, cache_control=FRESH, token=snapshot.token
@@ -179,8 +231,7 @@ def commit(storage: Storage, change: Callable[[Draft], None], *, clock: Clock = 
         except Changed:
             time.sleep(random.uniform(0, min(0.02 * (attempt + 1), 0.5)))
             continue
-        return Commit(Snapshot(storage, root, token), journal, entry)
-    storage.delete([journal])
+        return Commit(snapshot.after(root, token, changed), note.key, note.entry)
     raise Busy(
         f"The index {storage.url} changed {_TRIES} times while it was to be changed.",
         why="Very many publish at once.",
@@ -188,36 +239,93 @@ def commit(storage: Storage, change: Callable[[Draft], None], *, clock: Clock = 
     )
 
 
+class _Note:
+    """The journal of one change over all its tries, and the shards that these have written."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._token: Token | None = None
+        self.key = ""
+        self.entry: Entry | None = None
+        self.shards: list[str] = []
+
+    def write(
+        self, at: datetime, base: int, pages: Iterable[Page], versions: Iterable[str], delete: Iterable[str]
+    ) -> None:
+        """What earlier tries noted stays: one of them may have been made, and only its answer lost."""
+        before = self.entry or Entry(begun=at, pages=())
+        self.entry = Entry(
+            begun=at,
+            base=base,
+            pages=tuple(dict.fromkeys((*before.pages, *pages))),
+            versions=tuple(dict.fromkeys((*before.versions, *versions))),
+            delete=tuple(dict.fromkeys((*before.delete, *delete))),
+        )
+        while True:
+            if self._token is None:
+                self.key = layout.journal_key(secrets.token_hex(12))
+            try:
+                self._token = self._storage.replace(
+                    self.key, to_bytes(self.entry), content_type=_JSON, cache_control=FRESH, token=self._token
+                )
+            except Changed:
+                # Somebody else finished the earlier try for us.
+                self._token = None
+                continue
+            return
+
+    def clear_shards(self, root: Root) -> None:
+        """Delete what an earlier try wrote, once the root shows that it was not made. Should it have been made, then its
+        shard is named there, or was replaced a moment ago."""
+        if self.entry is None or root.revision <= self.entry.base:
+            return
+        named = {ref.key for ref in root.shards} | {one.key for one in root.superseded}
+        self._storage.delete(key for key in self.shards if key not in named)
+        self.shards.clear()
+
+
 def _next(
-    storage: Storage,
-    snapshot: Snapshot,
-    draft: Draft,
-    changed: _Changes,
-) -> Root:
+    snapshot: Snapshot, draft: Draft, changed: _Changes, doomed: Iterable[str]
+) -> tuple[Root, dict[str, bytes]]:
+    """The new root, and the shards that it names and that are to be written first."""
     revision = snapshot.root.revision + 1
     refs = {(ref.project, ref.variant): ref for ref in snapshot.root.shards}
+    superseded = [one for one in snapshot.root.superseded if draft.at - one.at < _READERS][-_SUPERSEDED:]
+    shards = {}
     for (project, variant), (_, files) in changed.items():
         data = to_bytes(Shard(project=project, variant=variant, revision=revision, files=files))
         digest = hashlib.sha256(data).hexdigest()
         ref = ShardRef(project=project, variant=variant, sha256=digest, revision=revision, files=len(files))
-        with suppress(Exists):
-            storage.create(ref.key, data, content_type=_JSON, cache_control=IMMUTABLE)
+        if (old := refs.get((project, variant))) is not None:
+            superseded.append(Superseded(key=old.key, at=draft.at))
         refs[project, variant] = ref
-    return Root(
+        shards[ref.key] = data
+    gone = {sha256: one for sha256, one in snapshot.root.gone.items() if draft.at - one.at < _GONE}
+    for key in doomed:
+        if (found := layout.parse_wheel_key(key)) is not None:
+            last = gone.get(found.sha256)
+            generation = max(found.generation, last.generation if last else 0)
+            gone[found.sha256] = Gone(generation=generation, at=draft.at)
+    root = Root(
         revision=revision,
         updated=draft.at,
         shards=tuple(refs[where] for where in sorted(refs)),
         groups=draft.groups,
+        gone=gone,
+        superseded=tuple(superseded),
     )
+    return root, shards
 
 
 def _pages(changed: _Changes) -> tuple[Page, ...]:
-    """The pages that name a file that was changed, before or after."""
+    """The pages that name a file that was changed, before or after; and the list of projects where one comes or goes."""
     pages: set[tuple[str, str, str]] = set()
     for (project, variant), (before, after) in changed.items():
-        for file in _touched(before, after):
-            for channel in file.channels:
-                pages |= {(channel, variant, project), (channel, variant, "")}
+        touched = {channel for file in _touched(before, after) for channel in file.channels}
+        pages |= {(channel, variant, project) for channel in touched}
+        was = {channel for file in before for channel in file.channels}
+        now = {channel for file in after for channel in file.channels}
+        pages |= {(channel, variant, "") for channel in was ^ now}
     return tuple(Page(channel=c, variant=v, project=p) for c, v, p in sorted(pages))
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from vllm_builder.index import layout
 from vllm_builder.model import Model
@@ -22,6 +22,21 @@ def _utc(value: datetime) -> datetime:
 
 
 Time = Annotated[datetime, AfterValidator(_utc)]
+# Names become parts of keys, and a manifest may have been written by anybody who may write there.
+_FOLDER = StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$", max_length=100)
+
+
+def _folder(value: str) -> str:
+    if ".." in value or value in layout.RESERVED:
+        raise ValueError("it cannot be a folder of an index")
+    return value
+
+
+Folder = Annotated[str, _FOLDER, AfterValidator(_folder)]
+"""A channel or a variant."""
+Project = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=200)]
+Version = Annotated[str, StringConstraints(pattern=r"^(\d+!)?[0-9a-z]+([.+][0-9a-z]+)*$", max_length=200)]
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+!-]*\.whl$", max_length=255)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -64,15 +79,18 @@ class Yanked(Model):
 class File(Model):
     """One wheel. ``size`` in bytes; ``version`` with its local part; ``project`` normalised (PEP 503)."""
 
-    filename: str
-    project: str
-    version: str
+    filename: FileName
+    project: Project
+    version: Version
     sha256: Sha256
+    generation: Annotated[int, Field(ge=0)] = 0
+    """Which time this content is in the index; see :func:`vllm_builder.index.layout.wheel_key`."""
     size: int
     uploaded: Time
+    """When it appeared in the index; never before a file that appeared earlier."""
     metadata_sha256: Sha256
     requires_python: str = ""
-    channels: tuple[str, ...]
+    channels: tuple[Folder, ...]
     """Sorted. ``nightly``, ``0.9.2``, a commit."""
     yanked: Yanked | None = None
     provenance_sha256: str = ""
@@ -83,7 +101,7 @@ class File(Model):
 
     @property
     def key(self) -> str:
-        return layout.wheel_key(self.project, self.version, self.sha256, self.filename)
+        return layout.wheel_key(self.project, self.version, self.sha256, self.filename, self.generation)
 
     @property
     def metadata_key(self) -> str:
@@ -98,15 +116,15 @@ class Shard(Model):
     """All files of one project in one variant, by file name."""
 
     schema_version: int = SCHEMA
-    project: str
-    variant: str
+    project: Project
+    variant: Folder
     revision: int
     files: tuple[File, ...] = ()
 
 
 class ShardRef(Model):
-    project: str
-    variant: str
+    project: Project
+    variant: Folder
     sha256: Sha256
     """Of the shard's bytes, and its name."""
     revision: int
@@ -121,7 +139,7 @@ class ShardRef(Model):
 class Staged(Model):
     """A file of a group that is not whole yet."""
 
-    variant: str
+    variant: Folder
     file: File
 
 
@@ -132,6 +150,23 @@ class Group(Model):
     """Variants that must be there."""
     begun: Time
     staged: tuple[Staged, ...] = ()
+    present: tuple[str, ...] = ()
+    """Variants of which the group's wheel is in the index already."""
+
+
+class Gone(Model):
+    """A content that was deleted. Who deletes may be slow: the key is not used again."""
+
+    generation: int
+    """The last one that was deleted."""
+    at: Time
+
+
+class Superseded(Model):
+    """A shard that a change replaced; those who read an older root still want it for a while."""
+
+    key: str
+    at: Time
 
 
 class Root(Model):
@@ -144,20 +179,26 @@ class Root(Model):
     """Never goes backwards, whatever a publisher's clock says."""
     shards: tuple[ShardRef, ...] = ()
     groups: Mapping[str, Group] = {}
+    gone: Mapping[str, Gone] = {}
+    """By SHA-256, for some weeks."""
+    superseded: tuple[Superseded, ...] = ()
 
 
 class Page(Model):
     """A page that has to be made anew; ``project`` empty: the list of projects."""
 
-    channel: str
-    variant: str
-    project: str = ""
+    channel: Folder
+    variant: Folder
+    project: Project | Literal[""] = ""
 
 
 class Entry(Model):
     """A change whose pages may not be written yet (``journal/``)."""
 
     begun: Time
+    base: int = -1
+    """The revision that was to be replaced. As long as the index has it, this change may still be made; later, it either was
+    made or never will be."""
     pages: tuple[Page, ...]
     versions: tuple[str, ...] = ()
     """``PROJECT VERSION`` whose part of the landing page has to be made anew."""

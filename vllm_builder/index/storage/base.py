@@ -23,6 +23,10 @@ class Changed(Exception):
     """The object is not in the state that the token names."""
 
 
+class Altered(Exception):
+    """A file that was to be put in is not, or no longer, the one whose hash was given; nothing was put in."""
+
+
 @dataclass(frozen=True, slots=True)
 class Blob:
     """``data`` may be only the beginning of it, where a limit was given."""
@@ -65,9 +69,15 @@ class Storage(Protocol):
             KeyError: there is none.
         """
 
-    def create(self, key: str, data: bytes | Path, *, content_type: str, cache_control: str) -> None:
-        """Raises:
-        Exists: there is one, whatever its content.
+    def create(
+        self, key: str, data: bytes | Path, *, content_type: str, cache_control: str, sha256: str = ""
+    ) -> None:
+        """Args:
+            sha256: what a file's bytes must hash to; of one that is changed while it is read nothing comes in.
+
+        Raises:
+            Exists: there is one, whatever its content.
+            Altered: see ``sha256``.
         """
 
     def replace(
@@ -75,8 +85,10 @@ class Storage(Protocol):
     ) -> Token:
         """Put ``data`` in place of the state that ``token`` names; None: create.
 
+        Where an answer was lost and the write is tried again, the same content is taken for one's own.
+
         Raises:
-            Changed: somebody else was first.
+            Changed: somebody else was first. After a lost answer also: one's own write was, and then another's.
         """
 
     def delete(self, keys: Iterable[str]) -> None:
