@@ -206,6 +206,29 @@ def test_without_a_key_the_provenance_says_that_it_is_not_signed(publisher: Publ
     assert json.loads(next(publisher.folder.rglob("*.intoto.jsonl")).read_text())["signatures"] == []
 
 
+def test_what_is_told_of_the_provenance_is_what_lies_there(
+    publisher: Publisher, built: Path, tmp_path: Path
+) -> None:
+    """A publishing that was broken off behind the upload left its own, and the first one stays."""
+    publisher(built, no_verify="a toy")
+    private, _ = key_pair(tmp_path)
+    (again,) = publisher(built, no_verify="a toy", sign_key=private).wheels
+    assert (again.outcome, again.provenance, again.keyid) == ("unchanged", "unsigned", "")
+    assert "not signed by this key" in publisher.told
+    (publisher.folder / "manifest" / "root.json").unlink()
+    (anew,) = publisher(built, no_verify="a toy", sign_key=private).wheels
+    assert (anew.outcome, anew.provenance) == ("published", "unsigned")
+    assert "not signed by this key" in publisher.told
+
+
+def test_the_same_key_again_is_no_matter(publisher: Publisher, built: Path, tmp_path: Path) -> None:
+    private, _ = key_pair(tmp_path, "p256")  # its signatures differ each time
+    publisher(built, no_verify="a toy", sign_key=private)
+    (again,) = publisher(built, no_verify="a toy", sign_key=private).wheels
+    assert (again.outcome, again.provenance) == ("unchanged", "signed")
+    assert "not signed" not in publisher.told
+
+
 def test_provenance_can_be_left_out(publisher: Publisher, built: Path) -> None:
     assert publisher(built, no_verify="a toy", provenance=False).wheels[0].provenance == "none"
     assert not list(publisher.folder.rglob("*.intoto.jsonl"))

@@ -96,7 +96,9 @@ def parse_wheel_key(key: str) -> WheelKey | None:
     found = _WHEEL_KEY.fullmatch(key)
     if found is None:
         return None
-    return WheelKey(found["project"], found["version"], found["sha256"], int(found["generation"] or 0), found["name"])
+    return WheelKey(
+        found["project"], found["version"], found["sha256"], int(found["generation"] or 0), found["name"]
+    )
 
 
 def shard_key(project: str, variant: str, sha256: str) -> str:

@@ -96,7 +96,9 @@ class Snapshot:
             return key == layout.ROOT or any(ref.key == key for ref in self.root.shards)
         folder = key.rpartition("/")[0]
         staged = (member.file for group in self.root.groups.values() for member in group.staged)
-        shards = (self.shard(ref.project, ref.variant) for ref in self.root.shards if ref.project == found.project)
+        shards = (
+            self.shard(ref.project, ref.variant) for ref in self.root.shards if ref.project == found.project
+        )
         return any(
             file.key.rpartition("/")[0] == folder
             for files in (staged, *(shard.files for shard in shards))
@@ -219,7 +221,9 @@ def commit(storage: Storage, change: Callable[[Draft], None], *, clock: Clock = 
             return Commit(snapshot, note.key if note.entry else "", note.entry)
         root, shards = _next(snapshot, draft, changed, doomed)
         old = {one.key for one in snapshot.root.superseded} - {one.key for one in root.superseded}
-        note.write(draft.at, snapshot.root.revision, _pages(changed), _versions(changed), (*doomed, *sorted(old)))
+        note.write(
+            draft.at, snapshot.root.revision, _pages(changed), _versions(changed), (*doomed, *sorted(old))
+        )
         for key, data in shards.items():
             note.shards.append(key)
             with suppress(Exists):

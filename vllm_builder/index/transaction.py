@@ -94,4 +94,6 @@ def _finish(storage: Storage, snapshot: Snapshot, entries: Mapping[str, Entry]) 
 
 def _write_pages(storage: Storage, snapshot: Snapshot, entries: Mapping[str, Entry]) -> None:
     pages.write(storage, snapshot, dict.fromkeys(page for entry in entries.values() for page in entry.pages))
-    landing.write(storage, snapshot, dict.fromkeys(one for entry in entries.values() for one in entry.versions))
+    landing.write(
+        storage, snapshot, dict.fromkeys(one for entry in entries.values() for one in entry.versions)
+    )

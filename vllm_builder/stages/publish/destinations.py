@@ -30,6 +30,9 @@ class Destination(Protocol):
 
     def put(self, candidates: Sequence[Candidate], *, emit: Emit) -> tuple[Published, ...]: ...
 
+    def provenance(self, done: Sequence[Published]) -> dict[str, bytes]:
+        """What lies beside wheels now, by file name; those without have no entry."""
+
 
 class Kept:
     """An index in a :class:`~vllm_builder.index.storage.base.Storage`."""
@@ -57,6 +60,20 @@ class Kept:
             expects=self._request.expects,
             emit=emit,
         )
+
+    def provenance(self, done: Sequence[Published]) -> dict[str, bytes]:
+        from vllm_builder.index.manifest import Draft, load
+
+        snapshot = load(self._storage)
+        if snapshot is None:
+            return {}
+        draft = Draft(snapshot, snapshot.root.updated)
+        held_back = [one.file for group in draft.groups.values() for one in group.staged]
+        files = {file.filename: file for file in held_back}
+        files |= {one.filename: found[1] for one in done if (found := draft.find(one.project, one.filename))}
+        proven = [file for one in done if (file := files.get(one.filename)) and file.provenance_sha256]
+        blobs = {file.filename: self._storage.read(file.provenance_key) for file in proven}
+        return {name: blob.data for name, blob in blobs.items() if blob is not None}
 
 
 def destination_of(request: PublishRequest, environ: Mapping[str, str]) -> Destination:
