@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
+import posixpath
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from wheel_helpers import write_wheel
 
+from vllm_builder.index import pages
+from vllm_builder.index.manifest import Snapshot, load
+from vllm_builder.index.model import Page
+from vllm_builder.index.storage.base import Storage
 from vllm_builder.wheelfile.record import BUILD_RECORD, BuildRecord
 
 BUCKET = "wheels"
@@ -59,6 +68,50 @@ def make_wheel(
         inside[f"{info}/{BUILD_RECORD}"] = record.to_json().encode()
     filename = "-".join(filter(None, (escaped, version, build, tag))) + ".whl"
     return write_wheel(folder, filename, files=inside, info=info, metadata=metadata + "\n", wheel=wheel)
+
+
+def assert_sound(storage: Storage, *, settled: bool = True) -> Snapshot | None:
+    """The manifest can be read, and what it and the pages name is there with the right hash.
+
+    Args:
+        settled: each page is also what the manifest says.
+    """
+    snapshot = load(storage)
+    files = [file for _, file in snapshot.files()] if snapshot is not None else []
+    for file in files:
+        wheel, sidecar = storage.read(file.key), storage.read(file.metadata_key)
+        assert wheel is not None, file.key
+        assert sidecar is not None, file.metadata_key
+        assert hashlib.sha256(wheel.data).hexdigest() == file.sha256
+        assert hashlib.sha256(sidecar.data).hexdigest() == file.metadata_sha256
+    keys = {found.key for found in storage.list("")}
+    for key in keys:
+        page = key.removesuffix("index.json")
+        if page == key or page.startswith(("manifest/", "files/", "landing/", "journal/")):
+            continue
+        blob = storage.read(key)
+        assert blob is not None
+        for one in json.loads(blob.data).get("files", ()):
+            target = posixpath.normpath(page + unquote(one["url"]))
+            assert {target, target + ".metadata"} <= keys, (key, target)
+    if settled and snapshot is not None:
+        wanted = {
+            (channel, variant, project)
+            for variant, file in snapshot.files()
+            for channel in file.channels
+            for project in (file.project, "")
+        }
+        for channel, variant, project in wanted:
+            page = Page(channel=channel, variant=variant, project=project)
+            for key, data, _ in pages.objects(storage, snapshot, page):
+                blob = storage.read(key)
+                assert blob is not None, key
+                assert _without_revision(blob.data) == _without_revision(data), key
+    return snapshot
+
+
+def _without_revision(data: bytes) -> bytes:
+    return re.sub(rb'_revision": ?\d+|revision" content="\d+"', b"", data)
 
 
 @dataclass

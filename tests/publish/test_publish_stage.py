@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -215,7 +216,8 @@ def test_what_is_told_of_the_provenance_is_what_lies_there(
     (again,) = publisher(built, no_verify="a toy", sign_key=private).wheels
     assert (again.outcome, again.provenance, again.keyid) == ("unchanged", "unsigned", "")
     assert "not signed by this key" in publisher.told
-    (publisher.folder / "manifest" / "root.json").unlink()
+    shutil.copytree(publisher.folder / "files", tmp_path / "broken-off" / "files")
+    publisher.folder = tmp_path / "broken-off"
     (anew,) = publisher(built, no_verify="a toy", sign_key=private).wheels
     assert (anew.outcome, anew.provenance) == ("published", "unsigned")
     assert "not signed by this key" in publisher.told

@@ -8,6 +8,7 @@ import click
 
 from vllm_builder import __version__
 from vllm_builder.cli import screen
+from vllm_builder.cli.groups import LazyGroup
 from vllm_builder.cli.options import PUBLISHING, given, settings_options
 
 _LAZY = {
@@ -19,29 +20,18 @@ _LAZY = {
     "inspect": ("vllm_builder.cli.inspect", "inspect"),
     "compare": ("vllm_builder.cli.compare", "compare"),
     "smoke": ("vllm_builder.cli.smoke", "smoke"),
+    "index": ("vllm_builder.cli.index", "index"),
     "cache": ("vllm_builder.cli.cache", "cache"),
     "recipes": ("vllm_builder.cli.data", "recipes"),
     "patches": ("vllm_builder.cli.data", "patches"),
 }
 
 
-class _Group(click.Group):
-    """A group that imports a command's module when the command is asked for."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*super().list_commands(ctx), *_LAZY]
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in _LAZY:
-            return super().get_command(ctx, name)
-        from importlib import import_module
-
-        module, attribute = _LAZY[name]
-        command: click.Command = getattr(import_module(module), attribute)
-        return command
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=LazyGroup,
+    lazy=_LAZY,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(__version__, prog_name="vllm-builder")
 def cli() -> None:
     """Build vLLM wheels from source: for your torch, your CUDA, your GPU."""

@@ -2,7 +2,7 @@
 
 ::
 
-    files/PROJECT/VERSION/SHA256/NAME.whl            each wheel once, never changed (SHA256.1 once SHA256 was deleted)
+    files/PROJECT/VERSION/SHA256/NAME.whl            each wheel once, never changed; SHA256.1 where it was deleted before
     files/PROJECT/VERSION/SHA256/NAME.whl.metadata   its METADATA (PEP 658)
     files/PROJECT/VERSION/SHA256/NAME.whl.intoto.jsonl   its provenance
     manifest/root.json                               the one file that is replaced by compare-and-swap
@@ -16,7 +16,7 @@
 from __future__ import annotations
 
 import re
-from typing import Final, NamedTuple
+from typing import Final
 from urllib.parse import quote
 
 from vllm_builder.errors import SettingsError
@@ -36,21 +36,9 @@ SIDECAR: Final = ".metadata"
 PROVENANCE: Final = ".intoto.jsonl"
 
 RESERVED: Final = frozenset({"files", "manifest", "journal", "landing", "json", "simple", "index.html"})
-_WHEEL_KEY: Final = re.compile(
-    r"files/(?P<project>[^/]+)/(?P<version>[^/]+)/(?P<sha256>[0-9a-f]{64})(?:\.(?P<generation>[1-9]\d{0,8}))?/"
-    r"(?P<name>[^/]+?\.whl)(?:\.metadata|\.intoto\.jsonl)?"
-)
+_DEPTH: Final = 5
+_CONTENT: Final = re.compile(r"([0-9a-f]{64})(?:\.([1-9][0-9]{0,8}))?")
 _WORD: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,98}[a-z0-9])?")
-
-
-class WheelKey(NamedTuple):
-    """``name`` is the wheel's, also where the key is of what lies beside it."""
-
-    project: str
-    version: str
-    sha256: str
-    generation: int
-    name: str
 
 
 def channel_name(text: str) -> str:
@@ -84,21 +72,17 @@ def _checked(text: str, what: str, examples: str) -> str:
 
 
 def wheel_key(project: str, version: str, sha256: str, filename: str, generation: int = 0) -> str:
-    """Args:
-    generation: grows each time that a wheel is deleted; a key that was deleted once is not used again.
-    """
-    digest = f"{sha256}.{generation}" if generation else sha256
-    return f"{FILES}{project}/{version}/{digest}/{filename}"
+    """A key whose content was deleted is never used again: who deletes may be slow, and must not hit what came later."""
+    folder = f"{sha256}.{generation}" if generation else sha256
+    return f"{FILES}{project}/{version}/{folder}/{filename}"
 
 
-def parse_wheel_key(key: str) -> WheelKey | None:
-    """What a key below ``files/`` is of; None where it is no such key."""
-    found = _WHEEL_KEY.fullmatch(key)
-    if found is None:
+def content_of(key: str) -> tuple[str, int] | None:
+    """SHA-256 and generation of a wheel's key, or of what lies beside it; None for another key."""
+    parts = key.split("/")
+    if not key.startswith(FILES) or len(parts) != _DEPTH or not (found := _CONTENT.fullmatch(parts[3])):
         return None
-    return WheelKey(
-        found["project"], found["version"], found["sha256"], int(found["generation"] or 0), found["name"]
-    )
+    return found[1], int(found[2] or 0)
 
 
 def shard_key(project: str, variant: str, sha256: str) -> str:

@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 
 from pydantic import ValidationError
 
-from vllm_builder.errors import Busy, IndexDamaged
+from vllm_builder.errors import Busy, IndexDamaged, InternalError
 from vllm_builder.index import layout
 from vllm_builder.index.model import (
     SCHEMA,
@@ -41,8 +41,6 @@ _READERS: Final = timedelta(hours=1)
 """How long a shard stays after it was replaced."""
 _SUPERSEDED: Final = 256
 """How many of these stay at most."""
-_GONE: Final = timedelta(days=30)
-"""How long a deletion may take."""
 _JSON: Final = "application/json"
 T = TypeVar("T", Root, Shard)
 _Changes = dict[tuple[str, str], tuple[tuple[File, ...], tuple[File, ...]]]
@@ -90,21 +88,6 @@ class Snapshot:
             )
         return made
 
-    def names(self, key: str) -> bool:
-        """Whether a key below ``files/`` or ``manifest/`` belongs to what is there."""
-        if (found := layout.parse_wheel_key(key)) is None:
-            return key == layout.ROOT or any(ref.key == key for ref in self.root.shards)
-        folder = key.rpartition("/")[0]
-        staged = (member.file for group in self.root.groups.values() for member in group.staged)
-        shards = (
-            self.shard(ref.project, ref.variant) for ref in self.root.shards if ref.project == found.project
-        )
-        return any(
-            file.key.rpartition("/")[0] == folder
-            for files in (staged, *(shard.files for shard in shards))
-            for file in files
-        )
-
     def shards(self) -> Iterator[Shard]:
         for ref in self.root.shards:
             yield self.shard(ref.project, ref.variant)
@@ -124,8 +107,9 @@ class Draft:
         self.at = at
         """The moment of the change; never before the last one, whatever the clock says."""
         self.groups: dict[str, Group] = dict(snapshot.root.groups)
+        self.gone: dict[str, Gone] = dict(snapshot.root.gone)
         self.delete: list[str] = []
-        """Keys to be deleted once no page names them. Of what a file or a group still names nothing is deleted."""
+        """Keys to be deleted once no page names them; those of wheels by :meth:`condemn`."""
         self._files: dict[tuple[str, str], dict[str, File]] = {}
 
     def files(self, project: str, variant: str) -> dict[str, File]:
@@ -150,20 +134,21 @@ class Draft:
                 return ref.variant, found
         return None
 
-    def names(self, key: str) -> bool:
-        """Whether a key belongs to a file or a group, after the change."""
-        found = layout.parse_wheel_key(key)
-        if found is None:
-            return not key.startswith(layout.FILES)
-        there = self.find(found.project, found.name)
-        staged = (member.file for group in self.groups.values() for member in group.staged)
-        files = (*((there[1],) if there else ()), *staged)
-        return any(key in {file.key, file.metadata_key, file.key + layout.PROVENANCE} for file in files)
-
     def generation(self, sha256: str) -> int:
-        """The one under which a content may be put in."""
-        last = self.snapshot.root.gone.get(sha256)
-        return last.generation + 1 if last is not None else 0
+        """The one under which content may be entered."""
+        return self.gone[sha256].generation + 1 if sha256 in self.gone else 0
+
+    def condemn(self, keys: Iterable[str]) -> None:
+        """Delete wheels, or what lies beside them, that no file of this draft names.
+
+        From this change on nobody enters content under these keys: a publisher who has found it there uploads it once more
+        under another key. So the deletion may come at any later time.
+        """
+        for key in keys:
+            content = layout.content_of(key)
+            if content is not None and content[1] >= self.generation(content[0]):
+                self.gone[content[0]] = Gone(generation=content[1], at=self.at)
+            self.delete.append(key)
 
     def changed(self) -> _Changes:
         """(project, variant) -> the files before and after, where they differ."""
@@ -215,11 +200,13 @@ def commit(storage: Storage, change: Callable[[Draft], None], *, clock: Clock = 
         draft = Draft(snapshot, max(now, snapshot.root.updated))
         change(draft)
         changed = draft.changed()
-        doomed = tuple(key for key in dict.fromkeys(draft.delete) if not draft.names(key))
-        if not changed and draft.groups == dict(snapshot.root.groups) and not doomed:
+        doomed = tuple(dict.fromkeys(draft.delete))
+        same = draft.groups == dict(snapshot.root.groups) and draft.gone == dict(snapshot.root.gone)
+        if not changed and same and not doomed:
             # An earlier try may have been made, and only its answer lost.
             return Commit(snapshot, note.key if note.entry else "", note.entry)
-        root, shards = _next(snapshot, draft, changed, doomed)
+        _spare(draft)
+        root, shards = _next(snapshot, draft, changed)
         old = {one.key for one in snapshot.root.superseded} - {one.key for one in root.superseded}
         note.write(
             draft.at, snapshot.root.revision, _pages(changed), _versions(changed), (*doomed, *sorted(old))
@@ -288,9 +275,17 @@ class _Note:
         self.shards.clear()
 
 
-def _next(
-    snapshot: Snapshot, draft: Draft, changed: _Changes, doomed: Iterable[str]
-) -> tuple[Root, dict[str, bytes]]:
+def _spare(draft: Draft) -> None:
+    """Whatever a change condemned: nothing goes that is still named."""
+    if draft.gone == dict(draft.snapshot.root.gone):
+        return
+    staged = (member.file for group in draft.groups.values() for member in group.staged)
+    for file in (*staged, *(file for _, files in draft.everywhere() for file in files.values())):
+        if file.generation < draft.generation(file.sha256):
+            raise InternalError(f"{file.filename} was to be deleted, and the index still offers it.")
+
+
+def _next(snapshot: Snapshot, draft: Draft, changed: _Changes) -> tuple[Root, dict[str, bytes]]:
     """The new root, and the shards that it names and that are to be written first."""
     revision = snapshot.root.revision + 1
     refs = {(ref.project, ref.variant): ref for ref in snapshot.root.shards}
@@ -304,18 +299,12 @@ def _next(
             superseded.append(Superseded(key=old.key, at=draft.at))
         refs[project, variant] = ref
         shards[ref.key] = data
-    gone = {sha256: one for sha256, one in snapshot.root.gone.items() if draft.at - one.at < _GONE}
-    for key in doomed:
-        if (found := layout.parse_wheel_key(key)) is not None:
-            last = gone.get(found.sha256)
-            generation = max(found.generation, last.generation if last else 0)
-            gone[found.sha256] = Gone(generation=generation, at=draft.at)
     root = Root(
         revision=revision,
         updated=draft.at,
         shards=tuple(refs[where] for where in sorted(refs)),
         groups=draft.groups,
-        gone=gone,
+        gone=draft.gone,
         superseded=tuple(superseded),
     )
     return root, shards

@@ -84,7 +84,7 @@ class File(Model):
     version: Version
     sha256: Sha256
     generation: Annotated[int, Field(ge=0)] = 0
-    """Which time this content is in the index; see :func:`vllm_builder.index.layout.wheel_key`."""
+    """How often this content was deleted from the index before; see :func:`layout.wheel_key`."""
     size: int
     uploaded: Time
     """When it appeared in the index; never before a file that appeared earlier."""
@@ -102,6 +102,12 @@ class File(Model):
     @property
     def key(self) -> str:
         return layout.wheel_key(self.project, self.version, self.sha256, self.filename, self.generation)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The wheel and all that lies beside it."""
+        beside = (self.provenance_key,) if self.provenance_sha256 else ()
+        return (self.key, self.metadata_key, *beside)
 
     @property
     def metadata_key(self) -> str:
@@ -154,18 +160,17 @@ class Group(Model):
     """Variants of which the group's wheel is in the index already."""
 
 
-class Gone(Model):
-    """A content that was deleted. Who deletes may be slow: the key is not used again."""
-
-    generation: int
-    """The last one that was deleted."""
-    at: Time
-
-
 class Superseded(Model):
     """A shard that a change replaced; those who read an older root still want it for a while."""
 
     key: str
+    at: Time
+
+
+class Gone(Model):
+    """Content that was deleted, or is being deleted: up to that generation, nothing may be entered under its keys."""
+
+    generation: int
     at: Time
 
 
@@ -180,8 +185,18 @@ class Root(Model):
     shards: tuple[ShardRef, ...] = ()
     groups: Mapping[str, Group] = {}
     gone: Mapping[str, Gone] = {}
-    """By SHA-256, for some weeks."""
+    """By SHA-256."""
     superseded: tuple[Superseded, ...] = ()
+    """Shards that may still be read, oldest first."""
+
+    def generation(self, sha256: str) -> int:
+        """The one under which content may be entered."""
+        return self.gone[sha256].generation + 1 if sha256 in self.gone else 0
+
+    def is_gone(self, key: str) -> bool:
+        """Whether a key of a wheel, or beside one, may be deleted: nobody enters it any more."""
+        content = layout.content_of(key)
+        return content is not None and content[1] < self.generation(content[0])
 
 
 class Page(Model):
@@ -197,8 +212,8 @@ class Entry(Model):
 
     begun: Time
     base: int = -1
-    """The revision that was to be replaced. As long as the index has it, this change may still be made; later, it either was
-    made or never will be."""
+    """The revision that was to be replaced. As long as the index has it, this change may still be made; later, it
+    either was made or never will be."""
     pages: tuple[Page, ...]
     versions: tuple[str, ...] = ()
     """``PROJECT VERSION`` whose part of the landing page has to be made anew."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Final
@@ -21,6 +22,8 @@ from vllm_builder.index.manifest import Snapshot
 from vllm_builder.index.model import File, Page
 from vllm_builder.index.storage.base import FRESH, Changed, Storage
 
+# What 1.1 (PEP 700) asks for is all there. Of what came later nothing would be true here: a provenance of PEP 740 is
+# signed by a publisher's identity, and a project without a status (PEP 792) is active.
 API_VERSION: Final = "1.1"
 HTML_TYPE: Final = "text/html; charset=utf-8"
 JSON_TYPE: Final = "application/vnd.pypi.simple.v1+json"
@@ -40,7 +43,12 @@ def render(snapshot: Snapshot, page: Page) -> tuple[bytes, bytes]:
     if page.project:
         folder = layout.folder_of(page.channel, page.variant, page.project)
         files = [f for f in snapshot.shard(page.project, page.variant).files if page.channel in f.channels]
-        detail = simple.ProjectDetail(meta, page.project, tuple(_file(file, folder) for file in files))
+        detail = simple.ProjectDetail(
+            meta,
+            page.project,
+            tuple(_file(file, folder) for file in files),
+            versions=frozenset(file.version for file in files),
+        )
         return _html(detail, snapshot), _json(detail)
     names = sorted(
         ref.project
@@ -62,7 +70,7 @@ def write(storage: Storage, snapshot: Snapshot, pages: Iterable[Page]) -> int:
         StorageFailed and its like: see :class:`Storage`.
     """
     return sum(
-        _put(storage, key, data, kind, snapshot.root.revision)
+        put(storage, key, data, kind, snapshot.root.revision)
         for page in pages
         for key, data, kind in objects(storage, snapshot, page)
     )
@@ -76,7 +84,7 @@ def objects(storage: Storage, snapshot: Snapshot, page: Page) -> Iterator[tuple[
     yield folder + layout.JSON, data, JSON_TYPE
     if storage.slash_keys:
         # Nobody negotiates there: what a client asks for is an object, and the JSON has a root of its own.
-        deeper = data.replace(b'"url": "../', b'"url": "../../')
+        deeper = _one_folder_deeper(data)
         yield folder, text, HTML_TYPE
         yield layout.JSON_ROOT + folder, deeper, JSON_TYPE
         yield layout.JSON_ROOT + folder + layout.HTML, deeper, JSON_TYPE
@@ -88,7 +96,7 @@ def revision_of(data: bytes) -> int:
     return int(found[1] or found[2]) if found else -1
 
 
-def _put(storage: Storage, key: str, data: bytes, kind: str, revision: int) -> bool:
+def put(storage: Storage, key: str, data: bytes, kind: str, revision: int) -> bool:
     while True:
         there = storage.read(key, limit=_HEAD)
         if there is not None and revision_of(there.data) >= revision:
@@ -101,6 +109,23 @@ def _put(storage: Storage, key: str, data: bytes, kind: str, revision: int) -> b
         return True
 
 
+def reason_text(text: str) -> str:
+    """A yank reason in one line: what no attribute can hold or a terminal would obey becomes a space."""
+    return " ".join("".join(" " if _unfit(c) else c for c in text).split())
+
+
+def _unfit(c: str) -> bool:
+    code = ord(c)
+    return (
+        unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"}
+        # These turn the direction of what follows.
+        or unicodedata.bidirectional(c) in {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+        # These are no characters.
+        or 0xFDD0 <= code <= 0xFDEF
+        or code & 0xFFFE == 0xFFFE
+    )
+
+
 def _file(file: File, folder: str) -> simple.File:
     return simple.File(
         filename=file.filename,
@@ -108,7 +133,8 @@ def _file(file: File, folder: str) -> simple.File:
         hashes={"sha256": file.sha256},
         requires_python=file.requires_python or None,
         dist_info_metadata={"sha256": file.metadata_sha256},
-        yanked=file.yanked.reason if file.yanked else None,
+        # Without a reason it is True: an empty one would say that it is not yanked.
+        yanked=(reason_text(file.yanked.reason) or True) if file.yanked else None,
         size=file.size,
         upload_time=file.uploaded,
     )
@@ -118,13 +144,19 @@ def _html(page: simple.ProjectDetail | simple.ProjectList, snapshot: Snapshot) -
     if isinstance(page, simple.ProjectList):
         text = SerializerHtmlV1().serialize_project_list(_sorted(page))
     else:
-        # The serialiser writes a reason as it is.
+        # The serialiser writes these as they are.
         files = tuple(
-            replace(f, yanked=html.escape(f.yanked)) if isinstance(f.yanked, str) else f for f in page.files
+            replace(
+                file,
+                filename=html.escape(file.filename),
+                yanked=html.escape(file.yanked) if isinstance(file.yanked, str) else file.yanked,
+            )
+            for file in page.files
         )
         text = SerializerHtmlV1().serialize_project_page(replace(page, files=files))
-    mark = f'<meta name="vllm-builder:revision" content="{snapshot.root.revision}">'
-    return text.replace("<head>\n", f"<head>\n        {mark}\n", 1).encode()
+    # Also said here: a static host may name no charset.
+    marks = f'<meta charset="utf-8">\n        <meta name="vllm-builder:revision" content="{snapshot.root.revision}">'
+    return text.replace("<head>\n", f"<head>\n        {marks}\n", 1).encode()
 
 
 def _json(page: simple.ProjectDetail | simple.ProjectList) -> bytes:
@@ -133,6 +165,18 @@ def _json(page: simple.ProjectDetail | simple.ProjectList) -> bytes:
     found: dict[str, Any] = json.loads(SerializerJsonV1().serialize_project_page(page))
     # A set has no order, and the same state should give the same bytes.
     found["versions"] = sorted(found["versions"])
+    for file, entry in zip(page.files, found["files"], strict=True):
+        # As PEP 700 has it; the serialiser leaves the fraction of the second out.
+        if file.upload_time is not None:
+            entry["upload-time"] = file.upload_time.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return (json.dumps(found) + "\n").encode()
+
+
+def _one_folder_deeper(page: bytes) -> bytes:
+    """The same JSON page for the address ``json/`` + its own."""
+    found = json.loads(page)
+    for entry in found.get("files", ()):
+        entry["url"] = "../" + entry["url"]
     return (json.dumps(found) + "\n").encode()
 
 

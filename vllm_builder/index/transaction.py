@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import Final
 
@@ -85,15 +85,26 @@ def _finish(storage: Storage, snapshot: Snapshot, entries: Mapping[str, Entry]) 
             snapshot,
             {key: entry for key, entry in others.items() if entry.base < snapshot.root.revision},
         )
-    # A key that was deleted once is not used again (``Root.gone``), so that this can be late.
-    storage.delete(
-        key for key in doomed if key.startswith((layout.FILES, layout.MANIFEST)) and not snapshot.names(key)
-    )
+    storage.delete(_unnamed(snapshot, doomed))
     storage.delete(entries)
 
 
 def _write_pages(storage: Storage, snapshot: Snapshot, entries: Mapping[str, Entry]) -> None:
-    pages.write(storage, snapshot, dict.fromkeys(page for entry in entries.values() for page in entry.pages))
+    made = tuple(dict.fromkeys(page for entry in entries.values() for page in entry.pages))
+    pages.write(storage, snapshot, made)
     landing.write(
-        storage, snapshot, dict.fromkeys(one for entry in entries.values() for one in entry.versions)
+        storage, snapshot, dict.fromkeys(one for entry in entries.values() for one in entry.versions), made
     )
+
+
+def _unnamed(snapshot: Snapshot, doomed: Iterable[str]) -> Iterator[str]:
+    """What of a change may be deleted, whoever does it and however late.
+
+    The change may never have come about (its publisher was ended between journal and root), so the entry alone is no
+    leave to delete: the root has to say that a wheel is gone, and then nobody enters it again.
+    """
+    root = snapshot.root
+    shards = {ref.key for ref in root.shards}
+    for key in doomed:
+        if root.is_gone(key) or (key.startswith(layout.MANIFEST) and key not in {layout.ROOT, *shards}):
+            yield key

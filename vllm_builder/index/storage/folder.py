@@ -148,6 +148,23 @@ class Folder:
                         found = path.lstat()
                         yield Stat(path.relative_to(self.root).as_posix(), found.st_size, found.st_mtime)
 
+    def sweep(self, *, before: float, dry_run: bool = False) -> tuple[Stat, ...]:
+        """Remove what publishers that were ended have left half-written.
+
+        Args:
+            before: seconds since the epoch; what was written to later is left.
+        """
+        found = []
+        folder = self.root / _PRIVATE / "tmp"
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            with suppress(FileNotFoundError), self._errors(f"deleting {path.name}"):
+                there = path.lstat()
+                if there.st_mtime <= before:
+                    found.append(Stat(path.relative_to(self.root).as_posix(), there.st_size, there.st_mtime))
+                    if not dry_run:
+                        path.unlink()
+        return tuple(found)
+
     def _path(self, key: str) -> Path:
         parts = key.rstrip("/").split("/")
         if (

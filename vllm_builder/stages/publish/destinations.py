@@ -86,6 +86,6 @@ def destination_of(request: PublishRequest, environ: Mapping[str, str]) -> Desti
         from vllm_builder.index.upload.server import Server
 
         return Server(request, environ)
-    from vllm_builder.index.storage import open_storage
+    from vllm_builder.index.opening import open_index
 
-    return Kept(open_storage(request.to), request)
+    return Kept(open_index(request.to, create=True), request)
