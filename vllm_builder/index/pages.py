@@ -96,6 +96,11 @@ def revision_of(data: bytes) -> int:
     return int(found[1] or found[2]) if found else -1
 
 
+def unmarked(data: bytes) -> bytes:
+    """A page without its revision: for comparing."""
+    return _REVISION.sub(b"", data[:_HEAD], count=1) + data[_HEAD:]
+
+
 def put(storage: Storage, key: str, data: bytes, kind: str, revision: int) -> bool:
     while True:
         there = storage.read(key, limit=_HEAD)

@@ -17,7 +17,7 @@ from vllm_builder.index.transaction import change
 from vllm_builder.model import Model
 
 _OCTETS: Final = "application/octet-stream"
-_TEXT: Final = "text/plain; charset=utf-8"
+SIDECAR_TYPE: Final = "text/plain; charset=utf-8"
 _JSON_LINES: Final = "application/jsonl"
 _Outcome = dict[str, tuple[str, tuple[str, ...]]]
 """By file name: what became of it, and the variants that its group waits for."""
@@ -137,7 +137,7 @@ def _upload(storage: Storage, one: Candidate, generation: int) -> str:
                 next="Publish it again once it is complete.",
             ) from None
     with suppress(Exists):
-        storage.create(key + layout.SIDECAR, one.sidecar, content_type=_TEXT, cache_control=IMMUTABLE)
+        storage.create(key + layout.SIDECAR, one.sidecar, content_type=SIDECAR_TYPE, cache_control=IMMUTABLE)
     if not one.provenance:
         return ""
     beside = key + layout.PROVENANCE

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 Log = Callable[[str], None]
+_CHUNK: Final = 1 << 18
 
 _HTML_V1: Final = "application/vnd.pypi.simple.v1+html"
 _OFFERS: Final = {
@@ -155,7 +156,8 @@ def _send(request: Request, path: Path, kind: str, cache: str) -> Response:
     # What is open stays what it was: a page may be replaced at any moment.
     file = path.open("rb")
     found = os.fstat(file.fileno())
-    response = Response(wrap_file(request.environ, file), content_type=kind, direct_passthrough=True)
+    parts = wrap_file(request.environ, file, _CHUNK)
+    response = Response(parts, content_type=kind, direct_passthrough=True)
     response.call_on_close(file.close)
     response.content_length = found.st_size
     response.headers["Cache-Control"] = cache
@@ -235,6 +237,14 @@ class Server:
     def stop(self) -> None:
         """From another thread."""
         self._server.shutdown()
+
+
+def addresses(folder: Path, *, most: int = 4) -> list[str]:
+    """``release/cu130/``: what there is to be put behind the server's address, to begin with."""
+    found = sorted(path.parent.relative_to(folder) for path in folder.glob(f"*/*/{layout.JSON}"))
+    rank = {"release": 0, "nightly": 1}
+    found.sort(key=lambda path: rank.get(path.parts[0], 2))
+    return [f"{path.as_posix()}/" for path in found[:most]]
 
 
 def nginx_config(folder: Path, *, listen: str = "80") -> str:

@@ -91,6 +91,9 @@ class Storage(Protocol):
             Changed: somebody else was first. After a lost answer also: one's own write was, and then another's.
         """
 
+    def content_type(self, key: str) -> str | None:
+        """As what it is served; None where it is not there, or where it is for a web server to say (a folder)."""
+
     def delete(self, keys: Iterable[str]) -> None:
         """What is not there is no error."""
 

@@ -117,6 +117,10 @@ class Folder:
             self._put(path, lambda: os.replace(written.path, path))  # noqa: PTH105
             return written.sha256
 
+    def content_type(self, key: str) -> str | None:
+        del key
+        return None
+
     def delete(self, keys: Iterable[str]) -> None:
         for key in keys:
             path = self._path(key)

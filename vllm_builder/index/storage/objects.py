@@ -80,6 +80,14 @@ class Objects:
             return None
         return Stat(key, found["size"], found["last_modified"].timestamp())
 
+    def content_type(self, key: str) -> str | None:
+        try:
+            with self._errors(f"looking at {key}"):
+                found = self._client.get(self._store, checked_key(key), options={"head": True})
+                return str(found.attributes.get("Content-Type", ""))
+        except FileNotFoundError:
+            return None
+
     def chunks(self, key: str) -> Iterator[bytes]:
         try:
             with self._errors(f"reading {key}"):

@@ -60,6 +60,13 @@ class S3(Objects):
             return Stat(key, found["ContentLength"], found["LastModified"].timestamp())
         return None
 
+    def content_type(self, key: str) -> str | None:
+        if not key.endswith("/"):
+            return super().content_type(key)
+        with self._s3_errors(f"looking at {key}", missing=None):
+            return str(self._s3.head_object(**self._at(key)).get("ContentType", ""))
+        return None
+
     def chunks(self, key: str) -> Iterator[bytes]:
         if not key.endswith("/"):
             yield from super().chunks(key)

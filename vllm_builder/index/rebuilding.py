@@ -1,0 +1,158 @@
+"""Write everything that can be made from the manifest anew."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import suppress
+
+from vllm_builder.errors import IndexDamaged, WheelError
+from vllm_builder.events import Emit, Note, StageFinished, StageStarted, ignore
+from vllm_builder.index import landing, layout, pages
+from vllm_builder.index.checking.rest import page_of
+from vllm_builder.index.checking.walk import journal, pages_of
+from vllm_builder.index.manifest import Clock, Snapshot, load, utc_now
+from vllm_builder.index.model import File, Page, Root, to_bytes
+from vllm_builder.index.publishing import SIDECAR_TYPE
+from vllm_builder.index.storage.base import FRESH, IMMUTABLE, Changed, Storage
+from vllm_builder.index.transaction import finish_leftovers
+from vllm_builder.model import Model
+
+
+class Rebuilt(Model):
+    """What was done."""
+
+    revision: int
+    pages: int
+    written: int
+    """Objects: a page is an HTML and a JSON, and more on some object stores."""
+    finished: int
+    """Changes that somebody had left undone."""
+    sidecars: tuple[str, ...] = ()
+    """Keys of metadata that was put back."""
+    removed: tuple[str, ...] = ()
+    """Keys of pages that the manifest does not know, and of journal entries that cannot be read."""
+    recovered: tuple[str, ...] = ()
+    """With ``from_shards``: which states were taken, in words."""
+
+
+def rebuild(
+    storage: Storage, *, from_shards: bool = False, clock: Clock = utc_now, emit: Emit = ignore
+) -> Rebuilt:
+    """Write all pages from the manifest, whatever is there; others may publish meanwhile.
+
+    Args:
+        from_shards: where the root of the manifest is missing or damaged, make it from the newest of its parts first.
+
+    Raises:
+        IndexDamaged: the manifest cannot be read; with ``from_shards``: what the pages show is in none of its parts.
+        StorageFailed and its like: see :class:`~vllm_builder.index.storage.base.Storage`.
+    """
+    emit(StageStarted(stage="index", title=f"Rebuild {storage.url}"))
+    recovered: tuple[str, ...] = ()
+    if from_shards:
+        from vllm_builder.index.recovering import recover_root
+
+        recovered = recover_root(storage, clock=clock)
+    finished = finish_leftovers(storage, clock=clock)
+    known = _pages_there(storage)
+    snapshot = _next_revision(storage, max((revision for _, revision in known.values()), default=0))
+    broken = [stat.key for stat, entry in journal(storage) if entry is None]
+    wanted = sorted(pages_of(snapshot.files()), key=lambda one: (one.channel, one.variant, one.project))
+    emit(Note(stage="index", message=f"Writing {len(wanted)} pages"))
+    sidecars = tuple(
+        key for _, file in snapshot.files() if (key := _sidecar(storage, file, emit)) is not None
+    )
+    expected = set()
+    written = 0
+    for key, data, kind in (
+        *(one for page in wanted for one in pages.objects(storage, snapshot, page)),
+        *landing.objects(storage, snapshot),
+    ):
+        expected.add(key)
+        written += pages.put(storage, key, data, kind, snapshot.root.revision)
+    removed = [key for key in known if key not in expected]
+    if any(entry is not None for _, entry in journal(storage)):
+        # A publisher is at work: one slower than this must find a newer page, and not none.
+        gone = {page for key, (page, _) in known.items() if key in removed and page.channel}
+        written += pages.write(storage, snapshot, gone)
+        removed = []
+    storage.delete([*removed, *broken])
+    report = Rebuilt(
+        revision=snapshot.root.revision,
+        pages=len(wanted),
+        written=written,
+        finished=finished,
+        sidecars=sidecars,
+        removed=(*removed, *broken),
+        recovered=recovered,
+    )
+    emit(StageFinished(stage="index", seconds=0.0, summary=f"{report.written} files written"))
+    return report
+
+
+def _pages_there(storage: Storage) -> dict[str, tuple[Page, int]]:
+    """Key -> page and revision, of all that looks like a page of an index."""
+    found = {}
+    for stat in storage.list(""):
+        if stat.key.startswith((layout.FILES, layout.MANIFEST, layout.JOURNAL)):
+            continue
+        page = page_of(storage, stat.key)
+        if page is not None:
+            blob = storage.read(stat.key, limit=1024)
+            found[stat.key] = (page, pages.revision_of(blob.data) if blob else 0)
+    return found
+
+
+def _next_revision(storage: Storage, least: int) -> Snapshot:
+    """The same manifest under a later revision than that of any page: so every page gives way, and nobody's is lost.
+
+    Raises:
+        IndexDamaged
+    """
+    while True:
+        snapshot = load(storage)
+        if snapshot is None:
+            raise IndexDamaged(
+                f"The index {storage.url} has no {layout.ROOT}.",
+                next=f"Put it back from a backup, or run `vllm-builder index rebuild --from-shards --to {storage.url}`.",
+            )
+        list(snapshot.shards())  # nothing is written where one cannot be read
+        revision = max(snapshot.root.revision, least) + 1
+        root: Root = snapshot.root.model_copy(update={"revision": revision})
+        with suppress(Changed):
+            token = storage.replace(
+                layout.ROOT,
+                to_bytes(root),
+                content_type="application/json",
+                cache_control=FRESH,
+                token=snapshot.token,
+            )
+            return Snapshot(storage, root, token)
+
+
+def _sidecar(storage: Storage, file: File, emit: Emit) -> str | None:
+    """Put back the metadata beside a wheel, where it is not what was published."""
+    from vllm_builder.index.checking.content import local_wheel
+    from vllm_builder.wheelfile import open_wheel
+
+    there = storage.read(file.metadata_key)
+    if there is not None and hashlib.sha256(there.data).hexdigest() == file.metadata_sha256:
+        return None
+    try:
+        with local_wheel(storage, file) as (path, _), open_wheel(path) as wheel:
+            data = wheel.read(f"{wheel.dist_info}/METADATA")
+    except (KeyError, WheelError):
+        data = b""
+    if hashlib.sha256(data).hexdigest() != file.metadata_sha256:
+        message = f"The metadata of {file.filename} cannot be put back: the wheel is missing or damaged"
+        emit(Note(stage="index", message=message, level="warning"))
+        return None
+    with suppress(Changed):
+        storage.replace(
+            file.metadata_key,
+            data,
+            content_type=SIDECAR_TYPE,
+            cache_control=IMMUTABLE,
+            token=there.token if there else None,
+        )
+    return file.metadata_key
