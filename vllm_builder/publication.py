@@ -36,6 +36,13 @@ def check(settings: Settings, environ: Mapping[str, str]) -> None:
             why="A wheel with some of its extensions is for development, and is never stored nor published.",
             next="Leave one of them out.",
         )
+    if settings.offline and "://" in settings.publish:
+        raise ContradictionError(
+            f"--offline and --publish {settings.publish} exclude each other.",
+            why="An object store or a server is reached through the network (--bundle implies --offline).",
+            next="Publish to a folder; or leave --publish out, and publish the wheel alone: "
+            "vllm-builder index publish WHEEL --to TO.",
+        )
     from vllm_builder.stages.publish import examine
 
     examine(request(settings), environ)

@@ -90,13 +90,14 @@ def test_a_publishing_that_fails_leaves_the_wheel_and_says_how_to_publish_it_alo
         ({"sign_key": Path("no-such-key.pem")}, ProvenanceError),
         ({"channel": ("../up",)}, SettingsError),
         ({"extensions": ("_C",)}, ContradictionError),
+        ({"offline": True, "publish": "https://wheels.example/"}, ContradictionError),
     ],
 )
 def test_what_cannot_be_published_is_said_before_anything_is_built(
     toy: Toy, settings: dict[str, Any], more: dict[str, Any], error: type[Exception]
 ) -> None:
     with pytest.raises(error):
-        obey(toy, settings, **more)
+        obey(toy, settings | more)
     assert toy.compiled == 0
 
 

@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import logging
+import random
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from publish_helpers import Publisher, key_pair
 from servers import PASSWORD, Answer, BadServer
 
 from vllm_builder.errors import BuilderError, PublishRefused, SettingsError, StorageFailed
+from vllm_builder.events import Progress
 from vllm_builder.fs import sha256_file
 from vllm_builder.index.upload import sending, server
 from vllm_builder.index.upload.credentials import find_credentials
@@ -112,10 +114,14 @@ def test_a_connection_that_breaks_in_mid_upload(
     publisher: Publisher, wheels: Wheels, bad: BadServer, url: str
 ) -> None:
     bad.answers = [Answer(cut=True), Answer(keep=True)]
-    assert publisher(wheels(body="#" * 5_000_000), to=url).wheels[0].outcome == "published"
+    large = f"text = '{random.Random(1).randbytes(2_000_000).hex()}'\n"
+    assert publisher(wheels(body=large), to=url).wheels[0].outcome == "published"
+    told = [event for event in publisher.events if isinstance(event, Progress)]
+    assert told
+    assert told[-1].done == told[-1].total
     bad.files.clear()
     bad.uploads, bad.answers = 0, [Answer(cut=True)]
-    error = refused(publisher, wheels(body="#" * 5_000_000), url)
+    error = refused(publisher, wheels(body=large), url)
     assert isinstance(error, StorageFailed)
     assert "failed" in error.what
     assert bad.uploads == 3

@@ -9,16 +9,20 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
-from vllm_builder.errors import BuilderError, PublishRefused, StorageFailed
-from vllm_builder.events import Emit, Note
-from vllm_builder.index.upload.credentials import PLACES, Credentials
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from requests.auth import HTTPBasicAuth
+from twine.exceptions import TwineException
+from twine.package import PackageFile
+from twine.repository import Repository
 
-if TYPE_CHECKING:
-    import requests
-    from twine.repository import Repository
+from vllm_builder.errors import BuilderError, PublishRefused, StorageFailed
+from vllm_builder.events import Emit, Note, Progress
+from vllm_builder.index.upload.credentials import PLACES, Credentials
 
 TIMEOUT: Final = (30, 600)
 """Seconds: for connecting, and for each silence of the server (it may look at a large file before it answers)."""
@@ -26,6 +30,7 @@ DELAYS: Final = (1, 5, 15)
 """Seconds before each further try."""
 _AGAIN: Final = frozenset({429, 500, 502, 503, 504})
 _SAID: Final = 300
+_TELL: Final = 0.5
 _CURES: Final = {
     401: f"Give credentials that the server knows. They are looked for in {PLACES}.",
     403: f"Use an account that may upload there. Credentials are looked for in {PLACES}.",
@@ -36,17 +41,29 @@ _CURES: Final = {
 }
 
 
+class _Adapter(HTTPAdapter):
+    """Sends with a time limit, and tells how far an upload is."""
+
+    watch: Callable[[int, int], None] | None = None
+    """Is given the bytes that were sent, and all that are to be."""
+
+    def send(self, request: requests.PreparedRequest, *arguments: Any, **more: Any) -> requests.Response:
+        more["timeout"] = more.get("timeout") or TIMEOUT
+        body: Any = request.body
+        watch = self.watch
+        if watch is not None and hasattr(
+            body, "callback"
+        ):  # a MultipartEncoderMonitor, which twine hands over
+            body.callback = lambda monitor: watch(monitor.bytes_read, monitor.len)
+        return super().send(request, *arguments, **more)
+
+
 def open_repository(url: str, who: Credentials, simple_url: str = "", *, cert: str = "") -> Repository:
     """twine's client for a server.
 
     It waits for no answer longer than :data:`TIMEOUT`, and shows the credentials to nobody but the server (and to
     the one whose pages were named): a page may link to files elsewhere.
     """
-    import urllib3
-    from requests.adapters import HTTPAdapter
-    from requests.auth import HTTPBasicAuth
-    from twine.repository import Repository
-
     trusted = {urlsplit(one)[:2] for one in (url, simple_url) if one}
 
     def identify(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -54,11 +71,6 @@ def open_repository(url: str, who: Credentials, simple_url: str = "", *, cert: s
         if who.origin and urlsplit(request.url or "")[:2] in trusted:
             HTTPBasicAuth(who.user.encode(), who.password.encode())(request)
         return request
-
-    class Patient(HTTPAdapter):
-        def send(self, *arguments: Any, **more: Any) -> requests.Response:
-            more["timeout"] = more.get("timeout") or TIMEOUT
-            return super().send(*arguments, **more)
 
     for name in ("twine", "urllib3"):
         # What they log would otherwise be printed: a logger without any handler writes warnings to standard error.
@@ -74,7 +86,7 @@ def open_repository(url: str, who: Credentials, simple_url: str = "", *, cert: s
         raise_on_status=False,
     )
     for scheme in ("http://", "https://"):
-        found.session.mount(scheme, Patient(max_retries=retry))
+        found.session.mount(scheme, _Adapter(max_retries=retry))
     found.set_certificate_authority(cert or None)
     return found
 
@@ -98,10 +110,6 @@ def send(
         StorageFailed: the server refuses, or cannot be reached.
         PublishRefused: the server has another file of that name, or twine cannot read this one.
     """
-    import requests
-    from twine.exceptions import TwineException
-    from twine.package import PackageFile
-
     try:
         package = PackageFile.from_filename(str(path), None)
     except (TwineException, ValueError) as error:
@@ -110,6 +118,9 @@ def send(
             why=str(error).splitlines()[0],
             next="Its METADATA has to be what the server can read: `vllm-builder verify` says more.",
         ) from error
+    adapter = repository.session.get_adapter(repository.url)
+    if isinstance(adapter, _Adapter):
+        adapter.watch = _teller(path.name, emit)
     for delay in (*DELAYS, None):
         failed: BuilderError
         try:
@@ -136,6 +147,25 @@ def send(
         time.sleep(delay)
         if arrived():
             return
+
+
+def _teller(name: str, emit: Emit) -> Callable[[int, int], None]:
+    """Tells of an upload twice a second."""
+    started = last = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal started, last
+        now = time.monotonic()
+        if now - last < _TELL and done < total:
+            return
+        last = now
+        rate = done / max(now - started, 0.001)
+        left = (total - done) / rate if rate else None
+        emit(
+            Progress(stage="publish", task=name, done=done, total=total, unit="B", rate=round(rate), eta=left)
+        )
+
+    return tell
 
 
 def _exists(failed: BuilderError, response: requests.Response, path: Path) -> BuilderError:
@@ -173,8 +203,6 @@ def answered(response: requests.Response, who: Credentials, what: str) -> Storag
 
 def unreachable(url: str, error: Exception, who: Credentials) -> StorageFailed:
     """What a connection that broke, or never was, means."""
-    import requests
-
     place = urlsplit(url)
     server = f"{place.scheme}://{place.netloc.rpartition('@')[2]}"
     if isinstance(error, requests.exceptions.SSLError):
