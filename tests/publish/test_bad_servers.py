@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 from publish_helpers import Publisher, key_pair
-from servers import PASSWORD, Answer, BadServer
+from servers import PASSWORD, Answer, BadServer, certificate
 
 from vllm_builder.errors import BuilderError, PublishRefused, SettingsError, StorageFailed
 from vllm_builder.events import Progress
@@ -148,6 +149,26 @@ def test_nobody_listens(publisher: Publisher, wheels: Wheels, bad: BadServer, ur
     error = refused(publisher, wheels(), gone)
     assert isinstance(error, StorageFailed)
     assert "refused" in error.why
+
+
+def test_a_certificate_of_ones_own(
+    publisher: Publisher,
+    wheels: Wheels,
+    bad: BadServer,
+    url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = certificate(tmp_path)
+    with bad.serving(file) as secure:
+        error = refused(publisher, wheels(), secure)
+        assert isinstance(error, StorageFailed)
+        assert "not trusted" in error.what
+        assert "TWINE_CERT" in error.next
+        assert "certificate verify failed" in error.why
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", certifi.where())
+        publisher.environ |= {"TWINE_CERT": str(file)}
+        assert publisher(wheels(), to=secure).wheels[0].outcome == "published"
 
 
 def test_a_login_page_is_no_success(publisher: Publisher, wheels: Wheels, bad: BadServer, url: str) -> None:

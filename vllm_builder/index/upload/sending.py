@@ -46,9 +46,13 @@ class _Adapter(HTTPAdapter):
 
     watch: Callable[[int, int], None] | None = None
     """Is given the bytes that were sent, and all that are to be."""
+    authority: str = ""
+    """File of the certificates to trust; requests would prefer REQUESTS_CA_BUNDLE to what a session names."""
 
     def send(self, request: requests.PreparedRequest, *arguments: Any, **more: Any) -> requests.Response:
         more["timeout"] = more.get("timeout") or TIMEOUT
+        if self.authority:
+            more["verify"] = self.authority
         body: Any = request.body
         watch = self.watch
         if watch is not None and hasattr(
@@ -86,8 +90,9 @@ def open_repository(url: str, who: Credentials, simple_url: str = "", *, cert: s
         raise_on_status=False,
     )
     for scheme in ("http://", "https://"):
-        found.session.mount(scheme, _Adapter(max_retries=retry))
-    found.set_certificate_authority(cert or None)
+        adapter = _Adapter(max_retries=retry)
+        adapter.authority = cert
+        found.session.mount(scheme, adapter)
     return found
 
 
