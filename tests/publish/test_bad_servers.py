@@ -15,6 +15,8 @@ from typing import Any
 
 import certifi
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from publish_helpers import Publisher, key_pair
 from servers import PASSWORD, Answer, BadServer, certificate
 
@@ -22,6 +24,7 @@ from vllm_builder.errors import BuilderError, PublishRefused, SettingsError, Sto
 from vllm_builder.events import Progress
 from vllm_builder.fs import sha256_file
 from vllm_builder.index.upload import sending, server
+from vllm_builder.index.upload.address import check_address, is_open
 from vllm_builder.index.upload.credentials import find_credentials
 
 Wheels = Callable[..., Path]
@@ -311,6 +314,39 @@ def test_an_address_with_a_password_is_refused_and_not_repeated(
     said = str(caught.value.as_dict()) + publisher.told
     assert "ter2" not in said
     assert "environment" in said
+
+
+@given(st.text(max_size=12), st.text(max_size=12), st.sampled_from(["", ":80", "/x", "?q", "#f", "["]))
+def test_no_address_with_credentials_gets_through(user: str, password: str, rest: str) -> None:
+    address = f"https://{user}:{password}hunter2@wheels.example{rest}"
+    with pytest.raises(SettingsError) as caught:
+        check_address(address)
+    assert "hunter2" not in str(caught.value.as_dict())
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_an_address_or_refused(text: str) -> None:
+    try:
+        found = check_address(text)
+    except SettingsError:
+        return
+    assert found.startswith(("http://", "https://"))
+    assert "@" not in found
+
+
+@pytest.mark.parametrize(
+    ("address", "open_"),
+    [
+        ("http://wheels.example/", True),
+        ("https://wheels.example/", False),
+        ("http://127.0.0.1:3141/", False),
+        ("http://localhost/", False),
+        ("http://[::1]:80/", False),
+        ("http://127.0.0.1.example/", True),
+    ],
+)
+def test_where_a_password_travels_for_all_to_read(address: str, open_: bool) -> None:
+    assert is_open(address) == open_
 
 
 def test_credentials_go_to_the_server_alone(

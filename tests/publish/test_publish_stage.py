@@ -13,8 +13,11 @@ from publish_helpers import Publisher, key_pair, record
 import vllm_builder
 from vllm_builder.errors import ProvenanceError, PublishRefused, SettingsError, WheelError
 from vllm_builder.events import StageFinished, StageStarted
+from vllm_builder.index.candidates import digest_of
 from vllm_builder.index.manifest import load
 from vllm_builder.index.model import File
+from vllm_builder.index.provenance.checking import check_provenance
+from vllm_builder.index.provenance.signing import load_public_keys
 from vllm_builder.index.storage import open_storage
 from vllm_builder.stages.verify import verifying
 from vllm_builder.stages.verify.model import Finding, Report
@@ -186,10 +189,6 @@ def built(wheels: Wheels) -> Path:
 def test_the_provenance_lies_beside_the_wheel_and_is_in_the_manifest(
     publisher: Publisher, built: Path, tmp_path: Path
 ) -> None:
-    from vllm_builder.index.candidates import digest_of
-    from vllm_builder.index.provenance.checking import check_provenance
-    from vllm_builder.index.provenance.signing import load_public_keys
-
     private, public = key_pair(tmp_path)
     (one,) = publisher(built, no_verify="a toy", sign_key=private).wheels
     assert one.provenance == "signed"
@@ -199,6 +198,24 @@ def test_the_provenance_lies_beside_the_wheel_and_is_in_the_manifest(
     keys = load_public_keys([public])
     assert one.keyid == keys[0].keyid
     assert check_provenance(data, filename=one.filename, sha256=file.sha256, keys=keys) == ()
+
+
+def test_signed_on_an_object_store(
+    publisher: Publisher, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from index_helpers import s3_client, s3_server, use_server
+
+    private, public = key_pair(tmp_path)
+    with s3_server() as server:
+        to = use_server(server, monkeypatch)
+        (one,) = publisher(built, to=to, no_verify="a toy", sign_key=private).wheels
+        assert (one.outcome, one.provenance) == ("published", "signed")
+        assert publisher(built, to=to, sign_key=private).wheels[0].outcome == "unchanged"
+        listed = s3_client(server).list_objects_v2(Bucket=server.bucket)["Contents"]
+        (key,) = (found["Key"] for found in listed if found["Key"].endswith(".intoto.jsonl"))
+        data = s3_client(server).get_object(Bucket=server.bucket, Key=key)["Body"].read()
+    keys = load_public_keys([public])
+    assert check_provenance(data, filename=one.filename, sha256=one.sha256, keys=keys) == ()
 
 
 def test_without_a_key_the_provenance_says_that_it_is_not_signed(publisher: Publisher, built: Path) -> None:

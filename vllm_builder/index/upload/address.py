@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -10,7 +11,6 @@ from vllm_builder.errors import SettingsError
 
 CHANNEL: Final = "{channel}"
 VARIANT: Final = "{variant}"
-_LOOPBACK: Final = ("localhost", "127.", "::1")
 
 
 def check_address(url: str) -> str:
@@ -53,4 +53,9 @@ def filled(url: str, channel: str, variant: str) -> str:
 def is_open(url: str) -> bool:
     """Whether a password would travel for everybody to read."""
     parts = urlsplit(url)
-    return parts.scheme == "http" and not (parts.hostname or "").startswith(_LOOPBACK)
+    host = parts.hostname or ""
+    try:
+        here = ip_address(host).is_loopback
+    except ValueError:
+        here = host == "localhost"
+    return parts.scheme == "http" and not here
