@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from vllm_builder import publication
-from vllm_builder.cache import Workspace
+from vllm_builder.cache import Cache, Workspace
 from vllm_builder.errors import SettingsError
 from vllm_builder.events import Emit, ignore
 from vllm_builder.settings.layers import Layers, gather
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from vllm_builder.pipeline import BuildResult
     from vllm_builder.stages.plan.model import Plan
     from vllm_builder.stages.publish import PublishResult
+    from vllm_builder.stages.smoke import SmokeReport
+    from vllm_builder.stages.verify.model import Comparison, Inspection, Report
 
 
 def plan(
@@ -185,8 +187,126 @@ def publish(
         simple_url=simple_url,
         offline=offline,
     )
-    layers = gather({"cache_dir": Path(cache_dir) if cache_dir is not None else None}, environ)
-    return carry_out(request, cache=default_cache(layers.resolve().settings), environ=environ, emit=emit)
+    return carry_out(request, cache=_cache(cache_dir, environ), environ=environ, emit=emit)
+
+
+def inspect(wheel: Path | str, *, libraries: bool = True, emit: Emit = ignore) -> Inspection:
+    """What is in a wheel, on disk or behind an address; nothing of it is run.
+
+    Args:
+        libraries: read its shared libraries; of a remote wheel they are nearly all of it.
+
+    Raises:
+        WheelError: it cannot be read.
+        NoSpace: there is no room to unpack its libraries in the folder for temporary files.
+    """
+    from vllm_builder.stages.verify.inspecting import inspect as read
+
+    return read(wheel, emit=emit, libraries=libraries)
+
+
+def verify(
+    wheel: Path | str,
+    *,
+    arch: str | Sequence[str] = (),
+    torch: Path | str = "",
+    against: Path | str | None = None,
+    max_glibc: str = "",
+    max_size: int = 0,
+    offline: bool = False,
+    cache_dir: Path | str | None = None,
+    environ: Mapping[str, str] | None = None,
+    emit: Emit = ignore,
+) -> Report:
+    """Whether a wheel is what was asked for; a bad one is a report that is not ``good``, and no exception.
+
+    Args:
+        arch: GPUs that it must serve, ``"sm_100"`` or several; by default those of its build record.
+        torch: the torch that it must go with: a version, or where one is installed.
+        against: a wheel of which it must have lost nothing.
+        max_glibc: the oldest system that it must run on, ``"2.28"``.
+        max_size: bytes that the file may have; 0: those that upstream allows.
+
+    Raises:
+        WheelError: it cannot be read.
+        ArchError, SettingsError, OfflineMissing: what it is to be held against is misspelt or cannot be had.
+    """
+    from vllm_builder.stages.plan.archs import parse_archs
+    from vllm_builder.stages.verify.verifying import verify as check
+
+    environ = dict(os.environ if environ is None else environ)
+    return check(
+        wheel,
+        cache=_cache(cache_dir, environ),
+        archs=parse_archs([arch] if isinstance(arch, str) else arch, environ) if arch else (),
+        torch=str(torch),
+        against=against,
+        max_glibc=max_glibc,
+        max_size=max_size,
+        environ=environ,
+        offline=offline,
+        emit=emit,
+    )
+
+
+def compare(a: Path | str, b: Path | str, *, emit: Emit = ignore) -> Comparison:
+    """What differs between two wheels, files or addresses.
+
+    Raises:
+        WheelError: one of them cannot be read.
+    """
+    from vllm_builder.stages.verify.comparing import compare as held
+
+    return held(a, b, emit=emit)
+
+
+def smoke(
+    wheel: Path | str,
+    *,
+    serve: bool = False,
+    full: bool = False,
+    python: Path | str | None = None,
+    torch: str | None = None,
+    further: str | Sequence[str] = (),
+    keep: Path | str | None = None,
+    offline: bool = False,
+    cache_dir: Path | str | None = None,
+    environ: Mapping[str, str] | None = None,
+    emit: Emit = ignore,
+) -> SmokeReport:
+    """Install a wheel in an environment of its own, import it, compute with it and serve with it.
+
+    A wheel that fails is a report that is not ``good``, and no exception.
+
+    Args:
+        serve: also start the OpenAI server with a tiny model; all requirements are installed.
+        full: install all requirements, not torch alone.
+        further: requirements to install besides (``--with``): ``"transformers<4.54"``.
+        keep: a new folder for the environment, which is then left.
+
+    Raises:
+        WheelError, InstallError, ResolutionError, PythonNotFound, ContradictionError: it cannot be read or installed.
+    """
+    from vllm_builder.stages.smoke import SmokeOptions
+    from vllm_builder.stages.smoke import smoke as run
+
+    environ = dict(os.environ if environ is None else environ)
+    options = SmokeOptions(
+        wheel=Path(wheel),
+        serve=serve,
+        full=full,
+        python=None if python is None else str(python),
+        torch=torch,
+        further=(further,) if isinstance(further, str) else tuple(further),
+        keep=None if keep is None else Path(keep),
+        offline=offline,
+    )
+    return run(options, _cache(cache_dir, environ), environ=environ, emit=emit)
+
+
+def _cache(folder: Path | str | None, environ: Mapping[str, str]) -> Cache:
+    given = {} if folder is None else {"cache_dir": Path(folder)}
+    return default_cache(gather(given, environ).resolve().settings)
 
 
 def _check_named(version: object) -> None:

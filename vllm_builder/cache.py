@@ -59,6 +59,16 @@ class Cache:
         return self.root / "sccache"
 
     @property
+    def smoke(self) -> Path:
+        """Rooms of running smoke tests, ``room-*``, and ``logs`` of those that failed."""
+        return self.root / "smoke"
+
+    @property
+    def exports(self) -> Path:
+        """What libraries of torch builds define, as ``verify`` read them."""
+        return self.root / "exports"
+
+    @property
     def units(self) -> Path:
         """What was measured of translation units, one file per toolchain."""
         return self.root / "units"

@@ -244,6 +244,10 @@ class WheelError(BuilderError):
 
     exit_code = 80
 
+    def __init__(self, what: str, *, why: str = "", next: str = "", details: Iterable[str] = ()) -> None:  # noqa: A002
+        again = "Fetch or build the wheel again; do not install this one."
+        super().__init__(what, why=why, next=next or again, details=details)
+
 
 class VerifyFailed(BuilderError):
     """A wheel is not what was asked for; ``details`` names each finding."""

@@ -80,7 +80,7 @@ def prove(
         f"{wheel.name} was built and is not what was asked for: {_count(len(errors), 'error')}.",
         why=errors[0].why or errors[0].what,
         next=f"Neither stored nor handed over; it is kept in {folder}, with report.json. "
-        f"{errors[0].cure or 'Change what the findings name'} and build again: what is compiled stays, "
+        f"{errors[0].cure or 'Change what the findings name.'} Then build again: what is compiled stays, "
         "--force compiles all of it anew.",
         details=_shown(errors),
     )

@@ -321,3 +321,36 @@ def test_what_is_in_the_cache_can_be_cleared_away(ready: Path, closed: Machine) 
     report = prune_cache(cache, ["bundles"])
     assert [item.path for item in report.removed] == [opened.folder]
     assert open_bundle(ready, cache).folder.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("archs",), ["10.0"]),
+        (("device",), "empty"),
+        (("python_tag",), ""),
+        (("python_tag",), "x"),
+        (("build_torch", "version"), "x"),
+        (("recipe", "values"), {"x": "y"}),
+        (("recipe", "when", 0, "releases"), "x"),
+        (("recipe", "when", 0, "values", "variables"), 0),
+        (("settings", "extensions"), ["x"]),
+        (("settings", "parameters"), {"x": "y"}),
+        (("settings", "with_patch"), ["x"]),
+        (("source", "identity"), "\0"),
+        (("source", "release"), "9999"),
+    ],
+)
+def test_a_value_of_the_manifest_that_cannot_be(
+    contents: Contents, tmp_path: Path, closed: Machine, place: tuple[str | int, ...], value: object
+) -> None:
+    manifest = json.loads(contents[0][1])
+    inner = manifest
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    file = pack(tmp_path / "b.tar", [(MANIFEST, json.dumps(manifest).encode()), *contents[1:]])
+    with pytest.raises(BundleError) as caught:
+        closed.plan(bundle=file)
+    assert caught.value.exit_code == 26
+    assert caught.value.next

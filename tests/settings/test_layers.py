@@ -164,3 +164,10 @@ def test_the_typed_options_are_the_settings() -> None:
 def test_a_when_table_cannot_hold_what_is_needed_before_the_release_is_known(key: str) -> None:
     with pytest.raises(RecipeError):
         parse_choices(f'[[when]]\nreleases = ">=0.9"\n{key}\n', "recipe x")
+
+
+def test_a_table_that_is_none_is_refused_though_a_higher_layer_adds_to_it(tmp_path: Path) -> None:
+    _write(tmp_path, "variables = 3\n")
+    with pytest.raises(SettingsError, match="variables = 3") as caught:
+        gather({"variables": {"A": "b"}}, {}, cwd=tmp_path).resolve()
+    assert "vllm-builder.toml" in caught.value.why

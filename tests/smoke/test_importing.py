@@ -15,6 +15,7 @@ from smoke_helpers import Place, compiled, library, trial, wheel
 from vllm_builder.errors import InstallError, ResolutionError, SmokeFailed, WheelError
 from vllm_builder.indexes import Indexes
 from vllm_builder.stages.smoke import require, summary
+from vllm_builder.wheelfile.record import BuildRecord
 
 INIT = {"vllm/__init__.py": "from vllm import _C\n__version__ = '1.0'\n"}
 
@@ -173,6 +174,20 @@ def test_a_module_that_the_wheel_itself_should_hold_is_its_fault(place: Place, t
     report = place.run(wheel(tmp_path, files, tag="py3-none-any"))
     assert trial(report, "import vllm").outcome == "failed"
     assert "vllm.forgotten" in trial(report, "import vllm").detail
+
+
+def test_a_module_that_its_record_expects_is_not_there(place: Place, tmp_path: Path) -> None:
+    expected = {"extensions": [{"name": "_C", "path": "vllm/_C", "code": "none"}]}
+    record = BuildRecord(
+        builder="vllm-builder 0.1.0", digest="0" * 64, release="1.0", version="1.0", device="cpu",
+        expectations=expected,
+    )  # fmt: skip
+    files = {"vllm/__init__.py": "", "vllm-1.0.dist-info/vllm-builder.json": record.to_json()}
+    report = place.run(wheel(tmp_path, files, tag="py3-none-any"))
+    assert not report.good
+    assert trial(report, "vllm._C").outcome == "failed"
+    assert "not in the wheel" in trial(report, "vllm._C").detail
+    assert trial(report, "import vllm").outcome == "passed"
 
 
 def test_a_wheel_for_another_machine(place: Place, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vllm_builder.cli import main, screen
-from vllm_builder.stages.store import Entry
+from vllm_builder.stages.store import KINDS, Entry
 
 
 def _prune(tmp_path: Path, *arguments: str) -> int:
@@ -48,3 +48,9 @@ def test_a_rule_is_word_enough(put: Callable[..., Entry], tmp_path: Path) -> Non
     assert _prune(tmp_path, "--keep", "1") == 0
     assert not old.wheel.exists()
     assert new.wheel.exists()
+
+
+def test_help_names_every_kind(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert _prune(tmp_path, "--help") == 0
+    said = capsys.readouterr().out
+    assert [kind for kind in KINDS if kind not in said] == []

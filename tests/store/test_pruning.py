@@ -17,6 +17,7 @@ from store_helpers import digest_of, make_record, make_wheel
 
 from vllm_builder.cache import Cache
 from vllm_builder.errors import StoreError
+from vllm_builder.stages.smoke.room import room
 from vllm_builder.stages.store import KINDS, Entry, Store, contents, prune_cache
 
 Put = Callable[..., Entry]
@@ -258,6 +259,8 @@ def cache(tmp_path: Path) -> Cache:
             cache.git / "mirror" / "HEAD",
             cache.memo / "index" / "q.json",
             cache.ccache / "0" / "object",
+            cache.smoke / "room-1-ab" / "env",
+            cache.exports / "torch-2.11.0+cu130-x86_64.json.z",
         )
     ):
         path.parent.mkdir(parents=True)
@@ -294,6 +297,26 @@ def test_nothing_is_taken_from_under_a_running_build(cache: Cache) -> None:
         assert report.removed == ()
         assert {k.reason for k in report.kept} == {"in use by a running build"}
     assert prune_cache(cache, KINDS).removed
+
+
+def test_the_room_of_a_running_smoke_test_stays(cache: Cache) -> None:
+    """What a killed one left goes, and so do the logs of failures."""
+    left = cache.smoke / "room-1-ab"
+    log = cache.smoke / "logs" / "vllm.log"
+    log.parent.mkdir()
+    log.write_text("it failed")
+    (cache.smoke / "rooms.lock").touch()
+    with room(cache.smoke) as running:
+        # Making it has removed what was left behind; so once more.
+        assert not left.exists()
+        (left / "env").mkdir(parents=True)
+        report = prune_cache(cache, ["smoke"])
+        assert {i.path for i in report.removed} == {left, log}
+        assert [(k.item.path, k.reason) for k in report.kept] == [
+            (running.root, "in use by a running smoke test")
+        ]
+        assert running.work.is_dir()
+    assert contents(cache, ["smoke"]) == []
 
 
 def test_an_unknown_kind_is_named_with_the_nearest_right_one(cache: Cache) -> None:

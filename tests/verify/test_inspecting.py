@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,11 @@ from made_wheels import CXX_MODULE, MODULE, gpu_code, make, metadata, module
 from range_server import serving
 
 from vllm_builder.errors import WheelError
-from vllm_builder.stages.verify.inspecting import inspect
+from vllm_builder.stages.verify.inspecting import inspect, inspect_wheel
 from vllm_builder.stages.verify.model import Inspection
 from vllm_builder.stages.verify.platforms import provider
 from vllm_builder.stages.verify.torch_abi import added_after, cxx_symbols, oldest_torch
+from vllm_builder.wheelfile import open_wheel
 from vllm_builder.wheelfile.record import BuildRecord
 
 
@@ -143,10 +145,34 @@ def test_a_wheel_without_libraries(tmp_path: Path) -> None:
     assert (found.platform_floor, found.modules, found.outside) == ("", (), ())
 
 
-def test_a_damaged_library_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_a_damaged_library_is_named_beside_the_sound_ones(tmp_path: Path) -> None:
     library = module(tmp_path, MODULE)
-    with pytest.raises(WheelError, match=r"demo/_C\.abi3\.so"):
-        inspect(make(tmp_path / "out", {"demo/_C.abi3.so": library[:2000]}))
+    files = {"demo/_C.abi3.so": library[:2000], "demo/_D.abi3.so": library, "demo/_E.abi3.so": b""}
+    found = inspect(make(tmp_path / "out", files))
+    assert names(found) == ["demo/_D.abi3.so"]
+    assert list(found.unreadable) == ["demo/_C.abi3.so", "demo/_E.abi3.so"]
+    assert "demo/_C.abi3.so" in found.unreadable["demo/_C.abi3.so"]
+    assert found.unreadable["demo/_E.abi3.so"].endswith("It is empty.")
+
+
+def test_a_server_that_goes_away_is_no_damage_of_the_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = module(tmp_path, MODULE) + os.urandom(400_000)
+    wheel = make(tmp_path / "out", {"demo/_C.abi3.so": large})
+    monkeypatch.setattr("vllm_builder.stages.source.http.BACKOFF", 0.0)
+    with serving(wheel.read_bytes()) as server, open_wheel(f"{server.url}/{wheel.name}") as opened:
+        server.mode, server.after = "500", 0
+        with pytest.raises(WheelError, match="cannot be read from"):
+            inspect_wheel(opened)
+
+
+def test_libraries_of_another_system_are_said_to_be_unread(tmp_path: Path) -> None:
+    name = "demo-1.0-cp312-cp312-macosx_11_0_arm64.whl"
+    found = inspect(make(tmp_path, {"demo/_C.cpython-312-darwin.so": b"\xcf\xfa\xed\xfe" * 9}, name=name))
+    assert found.modules == ()
+    assert found.unreadable == {}
+    assert "1 library or program (0.0 MB) for macosx_11_0_arm64" in found.not_read[0]
 
 
 def test_a_remote_wheel_without_its_libraries(wheel: Path, found: Inspection) -> None:

@@ -21,6 +21,7 @@ from verify_helpers import (
     Outcome,
     Sketch,
     fatbin,
+    library,
     machine,
     module,
     run,
@@ -464,3 +465,137 @@ def test_a_person_sees_it_in_one_look(
     assert out.index("missing-extension") < out.index("checked:")
     assert "NOT what was asked for: 3 errors" in out
     assert f"{INFO}/METADATA" in out
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "It is empty."),
+        (b"version https://git-lfs.github.com/spec/v1\n", "It is no shared library"),
+        (b"INPUT(libown.so.1)\n", "It is no shared library"),
+        (b"\x7fELF but no more", "cannot be read"),
+    ],
+)
+def test_an_extension_that_is_no_library(content: bytes, said: str, wheel: Sketch, verify: Verify) -> None:
+    outcome = verify(wheel.put("vllm/_moe_C.abi3.so", content))
+    assert outcome.status == 81
+    (finding,) = outcome.findings("error", "damaged")
+    assert finding["where"] == "vllm/_moe_C.abi3.so"
+    assert said in finding["why"]
+
+
+def test_what_looks_like_a_library_and_is_sound(wheel: Sketch, verify: Verify) -> None:
+    """A script for the linker, and a program that is a script."""
+    whole = wheel.put("vllm/libfoo.so", b"/* GNU ld script */\nINPUT(libfoo.so.1)\n")
+    whole = whole.put(f"{INFO.removesuffix('.dist-info')}.data/scripts/tool", b"#!/bin/sh\n" * 1000)
+    assert verify(whole, "--strict").status == 0
+
+
+@pytest.mark.parametrize("pin", ["torch==2.7.0", "torch~=2.12.0", "torch<2.11; platform_system == 'Linux'"])
+def test_a_wheel_that_asks_for_another_torch(pin: str, wheel: Sketch, verify: Verify) -> None:
+    outcome = verify(wheel.having(requirements=(*wheel.requirements, pin)))
+    assert outcome.status == 81
+    assert outcome.found("error") == {"requirements"}
+    assert pin[:9] in outcome.findings("error")[0]["what"]
+
+
+def test_by_the_record_alone_it_asks_for_another_torch(
+    wheel: Sketch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = wheel.having(requirements=(*wheel.requirements, "torch==2.7.0")).write(tmp_path)
+    outcome = run(capsys, path, "--cache-dir", str(tmp_path / "cache"))
+    assert outcome.found("error") == {"requirements"}
+    assert "compiled against torch 2.11.0+cu130" in outcome.findings("error")[0]["what"]
+
+
+@pytest.mark.parametrize(
+    "pin",
+    ["torch~=2.11.0", "torch==2.11.0", "torch==2.7.0; sys_platform == 'darwin'", "torch==2.7; extra == 'x'"],
+)
+def test_a_wheel_that_asks_for_its_torch(pin: str, wheel: Sketch, verify: Verify) -> None:
+    assert verify(wheel.having(requirements=(*wheel.requirements, pin)), "--strict").status == 0
+
+
+def test_the_torch_that_the_build_wrote_was_taken_out(wheel: Sketch, verify: Verify) -> None:
+    pinned = wheel.having(pinned="torch~=2.11.0")
+    assert verify(pinned.having(requirements=(*wheel.requirements, "torch~=2.11.0")), "--strict").status == 0
+    outcome = verify(pinned)
+    assert outcome.status == 81
+    assert outcome.findings("error")[0]["what"] == "The requirement torch~=2.11.0 is not in the wheel."
+
+
+def test_a_requirement_that_is_none(wheel: Sketch, verify: Verify) -> None:
+    outcome = verify(wheel.having(requirements=(*wheel.requirements, "torch @@ 2.7")))
+    assert outcome.status == 81
+    (finding,) = outcome.findings("error")
+    assert finding["what"] == "'torch @@ 2.7' is no valid requirement."
+    assert not outcome.findings("warning", "requirements")
+
+
+def test_of_a_wheel_for_another_system_nothing_is_said_of_its_libraries(
+    wheel: Sketch, verify: Verify, tmp_path: Path
+) -> None:
+    tag = "cp38-abi3-win_amd64"
+    there = Sketch(
+        {"vllm/__init__.py": b"", "vllm/_C.pyd": b"MZ" * 100, "vllm/old.so": b"\xcf\xfa\xed\xfe"},
+        tag=tag,
+        record=False,
+    )
+    outcome = verify(there.write(tmp_path, name=NAME.replace("cp38-abi3-linux_x86_64", tag)))
+    checks = outcome.report["checks"]
+    assert not {"symbols", "architectures", "RPATH"} & set(checks)  # type: ignore[call-overload]
+    assert any("win_amd64" in f["why"] for f in outcome.findings("info", "not-checked"))
+    assert outcome.findings(check="damaged") == []
+    assert outcome.findings(check="platform") == []
+
+
+@pytest.mark.parametrize("content", [b"{", b'{"a": 1}'])
+def test_a_build_record_that_cannot_be_read_says_what_to_do(
+    content: bytes, wheel: Sketch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from vllm_builder.cli import main
+
+    path = wheel.having(record=False).put(f"{INFO}/vllm-builder.json", content).write(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        main(["verify", str(path), "--offline", "--cache-dir", str(tmp_path)])
+    assert end.value.code == 80
+    said = capsys.readouterr().err
+    assert "build record cannot be read" in said
+    assert "next:" in said
+
+
+def test_a_wheel_without_gpu_code_serves_no_gpu(wheel: Sketch, verify: Verify, tmp_path: Path) -> None:
+    """The wheel for CPU, by mistake; it is called alike."""
+    bare = Sketch({"vllm/__init__.py": b""}, record=False, tag="py3-none-any")
+    path = bare.write(tmp_path, name=NAME.replace("cp38-abi3-linux_x86_64", "py3-none-any"))
+    outcome = verify(path, "--arch", "sm_100")
+    assert outcome.status == 81
+    said = [f["what"] for f in outcome.findings("error", "missing-arch")]
+    assert said == ["The wheel holds no GPU code at all, and has to serve 10.0."]
+    assert not verify(path).findings("error", "missing-arch")
+
+
+def test_a_requirement_that_never_counts_is_as_good_as_deleted(wheel: Sketch, verify: Verify) -> None:
+    void = "outlines==0.1.11; python_version < '3'"
+    outcome = verify(wheel.having(requirements=("regex", "numpy", void)))
+    assert outcome.status == 81
+    assert "outlines==0.1.11" in outcome.findings("error", "requirements")[0]["what"]
+    narrower = "outlines==0.1.11; sys_platform == 'linux'"
+    outcome = verify(wheel.having(requirements=("regex", "numpy", narrower)))
+    assert (outcome.status, outcome.found("warning")) == (0, {"requirements"})
+
+
+def test_a_library_that_is_not_at_hand_is_no_reason_to_give_a_torch(
+    wheel: Sketch, at: Machine, verify: Verify
+) -> None:
+    """One that no torch brings."""
+    other = module(
+        at,
+        "_moe_C",
+        gpu=fatbin("9.0 10.0"),
+        wants=("rocblas_create", "PyModule_Create2"),
+        needed=(at.libtorch, at.libc10, library(at.folder / "rocm", "librocblas.so.5")),
+    )
+    (finding,) = verify(wheel.put("vllm/_moe_C.abi3.so", other)).findings("warning", "undefined-symbol")
+    assert "librocblas.so.5" in finding["why"]
+    assert finding["cure"] == "Verify on a machine that has these libraries."

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from made_wheels import MODULE, gpu_code, make, module
+from made_wheels import MODULE, gpu_code, make, metadata, module
 from range_server import serving
 
+import vllm_builder
 from vllm_builder.cli import main, screen
+from vllm_builder.errors import WheelError
 
 Typed = Callable[..., tuple[int, str, str]]
 
@@ -124,3 +129,81 @@ def test_comparing(types: Typed, wheel: Path, tmp_path: Path) -> None:
     code, out, _ = types("compare", wheel, other, "--json")
     assert (code, json.loads(out)["same_content"]) == (1, False)
     assert types("compare", wheel, other, "-q") == (1, "", "")
+
+
+def test_one_bad_library_does_not_hide_the_others(types: Typed, tmp_path: Path) -> None:
+    library = module(tmp_path, MODULE)
+    files = {"demo/_C.abi3.so": library[:2000], "demo/_D.abi3.so": library}
+    bad = make(tmp_path / "a", files)
+    code, out, _ = types("inspect", bad)
+    assert code == 0
+    assert any(line.startswith("_D ") for line in out.splitlines())
+    assert any("_C.abi3.so" in line and "cannot be read" in line for line in out.splitlines())
+    sound = make(tmp_path / "b", files | {"demo/_C.abi3.so": library})
+    code, out, _ = types("compare", bad, sound)
+    assert code == 1
+    assert "libraries that cannot be read\n  - demo/_C.abi3.so" in out
+
+
+def test_a_wheel_behind_an_address_is_verified(types: Typed, wheel: Path) -> None:
+    with serving(wheel.read_bytes()) as server:
+        address = f"{server.url}/{wheel.name}"
+        for mode in ("good", "whole"):
+            server.mode = mode
+            code, out, _ = types("verify", address, "--cache-dir", "cache", "--json")
+            assert code == 81, mode  # of a platform that it does not fit, among others
+            found = json.loads(out)
+            here = hashlib.sha256(wheel.read_bytes()).hexdigest()
+            assert found["sha256"] == (here if mode == "whole" else "")
+
+
+def test_offline_no_address_is_asked(types: Typed, wheel: Path) -> None:
+    with serving(wheel.read_bytes()) as server:
+        address = f"{server.url}/{wheel.name}"
+        for options in ([address], [wheel, "--against", address]):
+            code, _, err = types("verify", *options, "--offline", "--cache-dir", "cache")
+            assert code == 23
+            assert "next:" in err
+        assert server.seen == []
+
+
+def test_smoke_takes_files_alone(types: Typed, wheel: Path) -> None:
+    code, _, err = types("smoke", f"https://example.org/{wheel.name}", "--cache-dir", "cache")
+    assert code == 80
+    assert "Download the wheel" in err
+
+
+def test_a_requirement_that_is_none_is_remarked(types: Typed, tmp_path: Path) -> None:
+    bad = make(tmp_path, {"demo/x.py": b""}, metadata=metadata("torch @@ 1", "numpy"))
+    assert "requires 'torch @@ 1', which is no valid requirement" in types("inspect", bad)[1]
+
+
+def test_a_long_value_is_shown_by_its_first_line(types: Typed, tmp_path: Path) -> None:
+    license_ = metadata().replace("Name:", "License: first line\n        second line\nName:")
+    one = make(tmp_path / "a", {"demo/x.py": b""}, metadata=license_)
+    two = make(tmp_path / "b", {"demo/x.py": b""})
+    out = types("compare", one, two)[1]
+    assert "license: first line ..." in out
+    assert "second line" not in out
+
+
+def test_the_same_from_python(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert [m.library.name for m in vllm_builder.inspect(str(wheel)).modules] == ["demo/_C.abi3.so"]
+    report = vllm_builder.verify(wheel, arch="sm_90", offline=True, cache_dir="cache", environ={})
+    assert not report.good
+    assert set(report.answers) == {"9.0"}
+    assert vllm_builder.compare(wheel, str(wheel)).identical
+    with pytest.raises(WheelError):
+        vllm_builder.smoke(tmp_path / "none-1.0-py3-none-any.whl", cache_dir=tmp_path / "cache", environ={})
+    with pytest.raises(WheelError, match="address"):
+        vllm_builder.smoke("https://example.org/none-1.0-py3-none-any.whl", cache_dir=tmp_path / "cache")
+    assert [name for name in vllm_builder.__all__ if not hasattr(vllm_builder, name)] == []
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_stream(wheel: Path, redirection: str) -> None:
+    command = f'"{sys.executable}" -m vllm_builder inspect "{wheel}" {redirection}'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, check=False, timeout=60)
+    assert done.returncode == 0
+    assert done.stderr == b""

@@ -150,6 +150,8 @@ class Sketch:
     record: bool = True
     lists: tuple[str, ...] = ("8.0;8.6;8.9", "8.0+PTX", "10.0a")
     requires_python: str = ">=3.9"
+    pinned: str = ""
+    """The requirement on torch that the build wrote, by its record."""
 
     def having(self, **changes: object) -> Sketch:
         return replace(self, **changes)  # type: ignore[arg-type]
@@ -173,7 +175,9 @@ class Sketch:
             f"{INFO}/WHEEL": f"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: false\nTag: {self.tag}\n".encode(),
         }
         if self.record:
-            files[f"{INFO}/{BUILD_RECORD}"] = build_record(self.archs, self.lists).to_json().encode()
+            files[f"{INFO}/{BUILD_RECORD}"] = (
+                build_record(self.archs, self.lists, self.pinned).to_json().encode()
+            )
         rows = []
         for path, data in files.items():
             content = data + b"x" if path == false_hash else data
@@ -190,7 +194,7 @@ class Sketch:
         return target
 
 
-def build_record(archs: tuple[str, ...], lists: tuple[str, ...]) -> BuildRecord:
+def build_record(archs: tuple[str, ...], lists: tuple[str, ...], pinned: str = "") -> BuildRecord:
     expected = from_release(
         "0.9.2", "cuda", archs, cuda="13.0", left_out={"_vllm_fa3_C": "has no code for 10.0"}
     )
@@ -213,6 +217,7 @@ def build_record(archs: tuple[str, ...], lists: tuple[str, ...]) -> BuildRecord:
         torch="2.11.0+cu130",
         toolkit="13.0",
         left_out={"_vllm_fa3_C": "has no code for 10.0"},
+        inputs={"finish": {"torch": pinned}},
         expectations=expected.model_dump(mode="json"),
     )
 

@@ -120,6 +120,7 @@ def test_what_no_wheel_has_is_refused(opened: Opened, what: str) -> None:
         opened(*entries, **options)
     assert words in caught.value.what
     assert caught.value.exit_code == 80
+    assert caught.value.next
 
 
 LIES: dict[str, tuple[Entry, str]] = {

@@ -6,6 +6,8 @@ import unicodedata
 from functools import cached_property
 from typing import Annotated, Any, Final, Literal
 
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 from pydantic import AfterValidator, Field, model_validator
 
 from vllm_builder.model import Model
@@ -101,7 +103,7 @@ class Manifest(Model):
     variables: dict[str, str]
     platform: str
     """``linux-x86_64``."""
-    python_tag: str
+    python_tag: Annotated[str, Field(pattern=r"^cp3\d{1,2}$")]
     """``cp311``: the Python that the wheels are for."""
     source: SourcePin
     source_file: _Path
@@ -132,6 +134,9 @@ class Manifest(Model):
         if unknown := sorted(set(self.settings) - set(DECIDES)):
             raise ValueError(f"{unknown[0]} is no setting for a bundle")
         assert self.asked
+        Version(self.build_torch.version)
+        self._as_in_inputs()
+        _check_recipe(self.recipe)
         folded = [unicodedata.normalize("NFC", file.path).casefold() for file in self.files]
         paths = {file.path for file in self.files}
         if len(set(folded)) != len(folded) or MANIFEST in folded:
@@ -144,3 +149,26 @@ class Manifest(Model):
         if missing := sorted(named - paths):
             raise ValueError(f"{missing[0]} is named and not listed")
         return self
+
+    def _as_in_inputs(self) -> None:
+        """What is said twice must be the same: the inputs are held against the digest, the rest is not."""
+        source = {"identity": self.source.identity, "release": self.source.release}
+        compiled = self.inputs.get("compile")
+        archs = compiled.get("archs") if isinstance(compiled, dict) else None
+        for name, here, there in (
+            ("source", source, self.inputs.get("source")),
+            ("device", self.device, self.inputs.get("device")),
+            ("archs", list(self.archs), archs),
+        ):
+            if here != there:
+                raise ValueError(f"{name} is not that of the inputs")
+
+
+def _check_recipe(recipe: Choices | None) -> None:
+    """As when its file was read: it is used without asking further."""
+    if recipe is None:
+        return
+    for values in (recipe.values, *(one.values for one in recipe.when)):
+        Settings.model_validate({"version": "latest", **values})
+    for one in recipe.when:
+        SpecifierSet(one.releases)

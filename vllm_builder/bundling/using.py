@@ -11,7 +11,7 @@ from vllm_builder import __version__
 from vllm_builder.bundling.collecting import supplied
 from vllm_builder.bundling.model import DECIDES, LOCK_FILE, PATCHES, WHEELS, Manifest
 from vllm_builder.bundling.reading import Opened, open_bundle
-from vllm_builder.errors import BundleError, ContradictionError, SettingsError
+from vllm_builder.errors import BundleError, ContradictionError, PatchSetError, SettingsError
 from vllm_builder.events import Emit, Note, ignore
 from vllm_builder.indexes import Indexes
 from vllm_builder.settings.layers import Layers
@@ -65,7 +65,19 @@ def plan_with(layers: Layers, *, environ: Mapping[str, str], emit: Emit = ignore
     layers.fixed = _fixed(layers, opened)
     layers.fixed_origin = f"the bundle {file.name}"
     layers.recipe, layers.recipe_name = manifest.recipe, manifest.recipe_name
-    plan, settings = make_plan(layers, environ=environ, emit=emit, pins=_pins(opened))
+    try:
+        plan, settings = make_plan(layers, environ=environ, emit=emit, pins=_pins(opened))
+    except (SettingsError, PatchSetError) as error:
+        asked = manifest.asked
+        if not (isinstance(error, PatchSetError) or asked.extensions or asked.parameters):
+            raise
+        # Patch sets, their parameters and the extensions are the bundle's to say.
+        raise BundleError(
+            f"What the bundle {file.name} says cannot be planned: {error.what}",
+            why=error.why,
+            next="Have the bundle made again.",
+            details=error.details,
+        ) from error
     _compare(plan, opened, settings, emit)
     return plan, settings
 

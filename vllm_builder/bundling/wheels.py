@@ -171,7 +171,7 @@ def _built(
             raise InstallError(
                 f"{sdist.name} exists as source only, and no wheel can be built of it.",
                 why=f"uv build ended with {run.returncode}.",
-                next="See below.",
+                next="The lines shown say why.",
                 details=[line for line in run.stderr.splitlines() if line.strip()][-25:],
             )
         return wheels[0].replace(folder / wheels[0].name)

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
@@ -95,7 +96,13 @@ def _silence() -> None:
 
 
 def _write_any_text() -> None:
-    """Paths are bytes: one that is no UTF-8 is printed as it is, and no character is one too many for a console."""
+    """Paths are bytes: one that is no UTF-8 is printed as it is, and no character is one too many for a console.
+
+    A closed stream (``>&-``) is one that nobody reads.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, ValueError):
             utf8 = stream.encoding.lower().replace("-", "") == "utf8"

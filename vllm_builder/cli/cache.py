@@ -138,7 +138,7 @@ def verify(digests: tuple[str, ...], cache_dir: str | None, json_: bool) -> None
     multiple=True,
     metavar="KIND",
     help="Prune this cache instead of the wheels, without a rule all of it: "
-    "downloads, git, surveys, memo, environments, ccache, sccache (may be repeated)",
+    "downloads, git, surveys, memo, environments, toolkits, bundles, smoke, exports, ccache, sccache (may be repeated)",
 )
 @click.option("--last", is_flag=True, help="Also the last good wheel of a plan")
 @click.option("--dry-run", is_flag=True, help="Only say what would go")

@@ -17,7 +17,8 @@ _SHOWN = 12
 """Lines of one kind; --json has all of them."""
 _TITLES = {
     "name": "name", "version": "version", "tag": "tags", "requirement": "requirements", "metadata": "metadata",
-    "record": "build record", "floor": "manylinux floor", "arch": "GPU code", "cuda": "CUDA runtime",
+    "record": "build record", "readable": "libraries that cannot be read",
+    "floor": "manylinux floor", "arch": "GPU code", "cuda": "CUDA runtime",
     "torch": "torch's stable ABI, oldest release", "needed": "needed libraries", "rpath": "RPATH",
     "import": "symbols wanted", "export": "symbols defined", "member": "files", "mode": "file modes",
     "section": "sections of libraries", "size": "bytes unpacked", "method": "compression methods",
@@ -80,7 +81,13 @@ def _some(differences: list[Difference]) -> list[Difference]:
 
 
 def _line(difference: Difference) -> str:
-    where, a, b = difference.where, difference.a, difference.b
+    where, a, b = difference.where, _short(difference.a), _short(difference.b)
     if a and b:
         return f"{where}: {a} -> {b}"
     return f"- {where}: {a}" if a else f"+ {where}: {b}" if b else where
+
+
+def _short(value: str) -> str:
+    """One line of a value that may be a whole license."""
+    first, newline, _ = value.partition("\n")
+    return f"{first[:200]} ..." if newline or len(first) > 200 else first

@@ -57,9 +57,9 @@ def show(found: Inspection) -> None:
     with console.capture() as written:
         console.print(f"{found.filename}", style="bold", soft_wrap=True)
         console.print(_facts(found))
-        if found.modules:
+        if found.modules or found.unreadable:
             console.print()
-            console.print(_modules(found.modules))
+            console.print(_modules(found.modules, found.unreadable))
             _folders(console, found.modules)
         console.print()
         console.print(_sizes(found))
@@ -69,14 +69,20 @@ def show(found: Inspection) -> None:
 
 def remarks(found: Inspection) -> list[str]:
     """What deserves a look first, in words."""
-    said = [f"not read: {part}" for part in found.not_read]
     from packaging.tags import parse_tag
 
+    from vllm_builder.wheelfile.metadata import valid_requirement
+
+    said = [f"not read: {part}" for part in found.not_read]
+    said += [f"requires {text!r}, which is no valid requirement: installers refuse the wheel"
+             for text in found.requires_dist if not valid_requirement(text)]  # fmt: skip
     written = {str(one) for tag in found.tags for one in parse_tag(tag)}
     if written != set(found.filename_tags):
         said.append(f"the file WHEEL says {', '.join(found.tags)}, unlike the file's name")
     if found.outside:
-        said.append(f"needs from the system: {', '.join(found.outside)}")
+        said.append(f"needs from elsewhere (no requirement brings them): {', '.join(found.outside)}")
+    for name, why in found.unreadable.items():
+        said.append(why if name in why else f"{name} cannot be read. {why}")
     for module in found.modules:
         name = PurePosixPath(module.library.name).name
         if module.library.debug:
@@ -85,6 +91,8 @@ def remarks(found: Inspection) -> list[str]:
 
 
 def _facts(found: Inspection) -> Table:
+    from vllm_builder.stages.verify.model import count
+
     table = _plain(2)
     size = f"{screen.size(found.size)}, {screen.size(found.unpacked)} unpacked in {found.members} files"
     for line in remarks(found):
@@ -102,7 +110,7 @@ def _facts(found: Inspection) -> Table:
         if heavy
         else ""
     )
-    table.add_row("requires", f"Python {found.requires_python or 'of any version'}; {len(base)} packages{named}"
+    table.add_row("requires", f"Python {found.requires_python or 'of any version'}; {count(len(base), 'package')}{named}"
                   + (f"; {extras} for extras" if extras else ""))  # fmt: skip
     record = found.record
     if record:
@@ -118,11 +126,12 @@ def _facts(found: Inspection) -> Table:
     return table
 
 
-def _modules(modules: tuple[Module, ...]) -> Table:
+def _modules(modules: tuple[Module, ...], unreadable: Mapping[str, str]) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold")
-    longest = min(32, max(len(_short(module)) for module in modules))
+    damaged = {PurePosixPath(name).name: why for name, why in unreadable.items()}
+    longest = min(32, max(map(len, (*map(_short, modules), *damaged))))
     table.add_column("library", overflow="fold", min_width=longest)
     for title in ("size", "SASS arch:units", "PTX arch:units (ISA)", "CUDA", "abi3", "torch"):
         narrow = title in {"size", "CUDA", "abi3", "torch"}
@@ -140,6 +149,8 @@ def _modules(modules: tuple[Module, ...]) -> Table:
             {True: "yes", False: "no", None: "-"}[module.abi3],
             _torch(module),
         )
+    for name in damaged:
+        table.add_row(name, "", "cannot be read", style="bold red")
     return table
 
 

@@ -125,7 +125,10 @@ def _show(report: SmokeReport) -> None:
         seconds = screen.duration(trial.seconds) if trial.seconds else ""
         said = f"not tried: {trial.detail}" if trial.outcome == "not tried" else trial.detail
         table.add_row(Text(mark, style=style), trial.name, seconds, Text(said))
-    console.print(table)
+    with console.capture() as written:
+        console.print(table)
+    for line in written.get().splitlines():
+        click.echo(line.rstrip())
     torch = f", torch {report.torch} ({report.torch_reason})" if report.torch else ""
     console.print(f"{report.version}, Python {report.python}{torch}", highlight=False, soft_wrap=True)
     console.print(f"{summary(report)} in {screen.duration(report.seconds)}", highlight=False)

@@ -139,6 +139,8 @@ def findings_table(findings: Iterable[Finding], *, verbose: bool) -> Table:
         mark, style = _MARKS[finding.severity]
         table.add_row(Text(mark, style=style), Text(finding.check, style=style), Text(finding.what))
         if finding.severity == "info" and not verbose:
+            if finding.check == "not-checked":  # what to do about it matters more than that
+                table.add_row("", "", Text(finding.why, style="dim"))
             continue
         for label, said in (("", finding.where), ("", finding.why), ("-> ", finding.cure)):
             if said:

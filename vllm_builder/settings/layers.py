@@ -84,7 +84,10 @@ class Layers:
 
 
 def _merge(values: dict[str, Any], origins: dict[str, str], name: str, value: Any, origin: str) -> None:
+    below = values.get(name)
     if name in _TABLES and isinstance(value, Mapping):
+        if below is not None and not isinstance(below, Mapping):
+            return  # it stays to be refused, with where it comes from
         values[name] = {**values.get(name, {}), **{str(k): v for k, v in value.items()}}
         origins[name] = origin if origins[name] == "default" else f"{origin}, {origins[name]}"
     else:

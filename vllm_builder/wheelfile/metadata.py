@@ -7,6 +7,7 @@ from email.parser import BytesParser
 from email.policy import compat32
 
 from packaging.metadata import parse_email
+from packaging.requirements import InvalidRequirement, Requirement
 from packaging.tags import parse_tag
 
 from vllm_builder.errors import WheelError
@@ -121,3 +122,12 @@ def parse_wheel_fields(data: bytes, where: str) -> WheelFields:
         tags=tags,
         build=single("Build"),
     )
+
+
+def valid_requirement(text: str) -> bool:
+    """Whether installers understand a Requires-Dist (PEP 508)."""
+    try:
+        Requirement(text)
+    except InvalidRequirement:
+        return False
+    return True

@@ -71,5 +71,18 @@ def parse_build_record(data: bytes) -> BuildRecord:
         return BuildRecord.model_validate(raw)
     except (ValueError, RecursionError, ValidationError) as error:
         raise WheelError(
-            "The wheel's build record cannot be read.", why=str(error).splitlines()[0]
+            "The wheel's build record cannot be read.",
+            why=_reason(error),
+            next=f"It was changed since it was built: fetch or build the wheel again. Without its file {BUILD_RECORD} "
+            "(and the line of that in RECORD) it is held against its release.",
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """One line: of many faults the first, and where it is."""
+    if isinstance(error, ValidationError):
+        first, *others = error.errors()
+        place = ".".join(map(str, first["loc"])) or "the whole"
+        more = f" ({len(others)} more)" if others else ""
+        return f"{place}: {first['msg']}{more}."
+    return f"{str(error).splitlines()[0]}."

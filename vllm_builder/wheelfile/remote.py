@@ -25,7 +25,7 @@ from vllm_builder.fs import os_errors
 from vllm_builder.indexes import read_indexes, redact
 from vllm_builder.stages.source import http as http_module
 from vllm_builder.stages.source.http import Http, reason_of
-from vllm_builder.wheelfile.sources import CHUNK, LocalFile
+from vllm_builder.wheelfile.sources import CHUNK, LocalFile, Unreachable
 
 BLOCK: Final = 1 << 16
 """Small reads fetch and keep blocks of this many bytes."""
@@ -36,7 +36,7 @@ _BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 _RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 
 
-class Changed(WheelError):
+class Changed(Unreachable):
     """The file became another one while it was read. It has been downloaded whole by then."""
 
 
@@ -277,7 +277,7 @@ class RemoteFile:
                 raise requests.ConnectionError(f"the connection ended after {got} of {told} bytes")
             return _validator(response)
 
-    def _refused(self, response: requests.Response) -> WheelError:
+    def _refused(self, response: requests.Response) -> Unreachable:
         status = response.status_code
         hint = {
             401: "Its server wants credentials: put them into .netrc, or into the address (they are not shown).",
@@ -285,14 +285,14 @@ class RemoteFile:
             404: "Check the address.",
             410: "Check the address.",
         }.get(status, "Try again later, or download the wheel by other means and name the file.")
-        return WheelError(
+        return Unreachable(
             f"{self._name} cannot be read from {urlsplit(redact(self._url)).hostname}.",
             why=f"It answered {status} {response.reason or ''}".rstrip() + ".",
             next=hint,
         )
 
-    def _unreachable(self, error: BaseException) -> WheelError:
-        return WheelError(
+    def _unreachable(self, error: BaseException) -> Unreachable:
+        return Unreachable(
             f"{self._name} cannot be read from {urlsplit(redact(self._url)).hostname}.",
             why=f"{_without_secrets(reason_of(error), self._url)}.",
             next="Check the address, the network and the proxy; then run the same command again.",

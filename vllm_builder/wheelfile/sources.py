@@ -13,6 +13,10 @@ CHUNK: Final = 1 << 18
 """Bytes that are read, inflated and handed on at a time."""
 
 
+class Unreachable(WheelError):
+    """The bytes cannot be had: the server, the network or the disk fails, and the wheel itself may be sound."""
+
+
 class Source(Protocol):
     """Random access to the bytes of one file. Reading may be done by several threads at once."""
 
@@ -76,7 +80,9 @@ class LocalFile:
         try:
             part = os.pread(self._descriptor, length, offset)
         except (OSError, OverflowError) as error:
-            raise WheelError(f"{self._name} cannot be read.", why=str(error)) from error
+            raise Unreachable(
+                f"{self._name} cannot be read.", why=str(error), next="Check the disk that it lies on."
+            ) from error
         if not part:
             raise WheelError(
                 f"{self._name} is truncated.",

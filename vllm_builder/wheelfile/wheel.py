@@ -104,6 +104,7 @@ class Wheel:
             raise WheelError(
                 f"{where} is of {found.name} {found.version}, and the file is called {self.filename}.",
                 why="Installers refuse such a wheel.",
+                next="Give the file its own name back, or build it again.",
             )
         return found
 
@@ -232,8 +233,12 @@ def open_wheel(location: str | Path, *, http: Http | None = None, emit: Emit = i
         return _opened(open_local(path), str(path), path.name)
     if scheme not in {"http", "https"} or not host:
         raise WheelError(
-            f"A wheel is read from a path or an http(s) address, not over {scheme}://.",
-            next="Download the wheel and name the file.",
+            f"A wheel is read from a path or an http(s) address, not over {scheme}://."
+            if scheme not in {"http", "https"}
+            else f"The address {text[:100]} names no server.",
+            next="Download the wheel and name the file."
+            if scheme not in {"http", "https"}
+            else "Write for example https://example.org/NAME-VERSION-PYTHON-ABI-PLATFORM.whl.",
         )
     _parsed(name)  # what is no wheel by its name is not asked for
     from vllm_builder.wheelfile.remote import Changed, RemoteFile
@@ -279,6 +284,7 @@ def _dist_info(members: dict[str, Member], name: NormalizedName, version: Versio
             + (f": {', '.join(folders[:4])}." if folders else "."),
             why="A wheel has exactly one; which of several counts would depend on the installer." if folders
             else "It is a zip file and no wheel.",
+            next="Name another file, or ask its maker for a wheel.",
         )  # fmt: skip
     (folder,) = folders
     stem, _, written = folder.removesuffix(".dist-info").rpartition("-")
@@ -295,6 +301,8 @@ def _dist_info(members: dict[str, Member], name: NormalizedName, version: Versio
     for wanted in ("METADATA", "WHEEL", "RECORD"):
         if f"{folder}/{wanted}" not in members:
             raise WheelError(
-                f"{file} has no {wanted} in {folder}.", why="Without it no installer takes the wheel."
+                f"{file} has no {wanted} in {folder}.",
+                why="Without it no installer takes the wheel.",
+                next="Copy or download it again; if it is your own, build it again.",
             )
     return folder

@@ -152,7 +152,7 @@ def _install(
         raise InstallError(
             f"Cannot create the environment {root}.",
             why=f"uv venv ended with {made.returncode}.",
-            next="See below; free space and permissions are the usual reasons.",
+            next="uv's lines say why; free space and permissions are the usual reasons.",
             details=made.stderr.splitlines()[-15:],
         )
     python = root / "bin" / "python"
@@ -184,7 +184,7 @@ def _install(
         raise InstallError(
             "The build environment cannot be installed.",
             why=f"uv pip install ended with {done.returncode}.",
-            next="See below. If a file vanished from an index, --refresh resolves the versions again.",
+            next="uv's lines say why. If a file vanished from an index, --refresh resolves the versions again.",
             details=details,
         )
     if spec.overlay:

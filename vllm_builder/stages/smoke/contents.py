@@ -18,6 +18,7 @@ from vllm_builder.wheelfile.record import BuildRecord
 _EXTENSION = re.compile(
     r"(?P<stem>[A-Za-z_]\w*)(?:\.(?P<abi>abi3|cpython-(?P<python>\d+)[a-z]?(?:-[\w-]+)?))?\.so"
 )
+_ADDRESS = re.compile(r"(?i)(https?|file):/")
 _TORCH_LIBRARY = re.compile(r"lib(torch|c10)(_\w+)?\.so")
 
 
@@ -48,6 +49,8 @@ class Contents:
     links_torch: bool
     """Whether torch is needed: an extension is linked to its libraries, or record or metadata say so."""
     record: BuildRecord | None
+    missing: tuple[str, ...] = ()
+    """Modules that its build record expects and that it does not hold: ``vllm._C``."""
 
 
 def read_contents(path: Path) -> Contents:
@@ -56,6 +59,11 @@ def read_contents(path: Path) -> Contents:
     Raises:
         WheelError: it does not exist, or cannot be read.
     """
+    if _ADDRESS.match(str(path)) and not path.exists():  # as a path it has lost one of its slashes
+        raise WheelError(
+            f"{path.name} is behind an address, and a smoke test installs a file of this machine.",
+            next="Download the wheel and name the file.",
+        )
     with open_wheel(path) as wheel:
         extensions = tuple(filter(None, map(_extension, wheel.members)))
         torch, record = _torch(wheel.metadata.requires_dist), wheel.build_record
@@ -74,7 +82,18 @@ def read_contents(path: Path) -> Contents:
             torch=torch,
             links_torch=known or any(_links_torch(wheel, e.member) for e in extensions),
             record=record,
+            missing=_missing(record, wheel) if record is not None and record.expectations else (),
         )
+
+
+def _missing(record: BuildRecord, wheel: Wheel) -> tuple[str, ...]:
+    from vllm_builder.stages.verify.expectations import from_record
+
+    return tuple(
+        one.path.strip("/").replace("/", ".")
+        for one in from_record(record).extensions or ()
+        if one.required and not one.optional and one.finds(wheel.members) is None
+    )
 
 
 def _extension(member: str) -> Extension | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from packaging.version import InvalidVersion, Version
 
-from vllm_builder.errors import InstallError, ResolutionError, SettingsError
+from vllm_builder.errors import InstallError, OfflineMissing, ResolutionError, SettingsError
 from vllm_builder.events import Emit, Note
 from vllm_builder.indexes import Indexes
 from vllm_builder.stages.environment.interpreter import torch_in
@@ -91,7 +91,7 @@ def install(
         further: requirements that are resolved together with the others.
 
     Raises:
-        InstallError, ResolutionError
+        InstallError, ResolutionError, OfflineMissing
     """
     made = run_uv(
         ["venv", "--no-project", "--python", python.base or python.path, str(room.environment)],
@@ -120,7 +120,7 @@ def install(
                 emit(Note(stage="smoke", level="warning", message=f"{message}; took {requirement}."))
             break
         if last:
-            raise _failed(done.stderr, wanted, python, indexes)
+            raise _failed(done.stderr, wanted, python, indexes, offline)
     if not full:
         _run(["--no-deps", wheel], room, indexes, environ, offline)
     packages = installed(room.environment)
@@ -138,9 +138,18 @@ def _run(
         raise _install_error("The wheel cannot be installed.", done.stderr)
 
 
-def _failed(said: str, wanted: Sequence[str], python: Interpreter, indexes: Indexes) -> Exception:
+def _failed(
+    said: str, wanted: Sequence[str], python: Interpreter, indexes: Indexes, offline: bool
+) -> Exception:
     if "No solution found" not in said:
         return _install_error("What the wheel needs cannot be installed.", said)
+    if offline and "network was disabled" in said:
+        return OfflineMissing(
+            f"{', '.join(wanted)}: not all of it is on this machine, and --offline forbids to fetch it.",
+            why="uv's cache and the folders of pip's configuration lack a part.",
+            next="Run once without --offline, or put its wheels into a folder that find-links names.",
+            details=_lines(said),
+        )
     return ResolutionError(
         "What the wheel needs cannot be had together.",
         why=f"Wanted: {', '.join(wanted)}; Python {python.version}; index {indexes.describe()}.",
@@ -154,7 +163,7 @@ def _install_error(what: str, said: str) -> InstallError:
     return InstallError(
         what,
         why="uv refused it.",
-        next="See below; free space and a tag for another system are usual reasons.",
+        next="uv's lines say why; free space and a tag for another system are usual reasons.",
         details=_lines(said),
     )
 

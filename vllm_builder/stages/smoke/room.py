@@ -74,14 +74,23 @@ def room(folder: Path, keep: Path | None = None) -> Iterator[Room]:
         lock.release()
 
 
+@contextlib.contextmanager
+def idle(room: Path) -> Iterator[None]:
+    """Holds a room that no test uses any more, so that it may be removed; its folder elsewhere goes here.
+
+    Raises:
+        filelock.Timeout: a test is running in it.
+    """
+    with FileLock(room / _LOCK).acquire(timeout=0):
+        _remove_scratch(room)
+        yield
+
+
 def _claim(folder: Path) -> tuple[Path, FileLock]:
     with os_errors(f"making a folder in {folder}"), FileLock(folder / "rooms.lock"):
         for old in folder.glob("room-*"):
-            with contextlib.suppress(Timeout, OSError):
-                left = FileLock(old / _LOCK)
-                with left.acquire(timeout=0):
-                    _remove_scratch(old)
-                    _remove(old)
+            with contextlib.suppress(Timeout, OSError), idle(old):
+                _remove(old)
         root = folder / f"room-{os.getpid()}-{secrets.token_hex(4)}"
         root.mkdir()
         lock = FileLock(root / _LOCK)

@@ -55,7 +55,7 @@ def smoke(
     )
     torch = wanted_torch(contents, options.torch)
     emit(StageStarted(stage="smoke", title=f"Smoke test of {options.wheel.name}"))
-    folder = cache.root / "smoke"
+    folder = cache.smoke
     with room(folder, options.keep) as made:
         before = time.monotonic()
         done = install(
@@ -129,7 +129,15 @@ def _run(
         yield (trial := loader.extension(extension))
         if trial.outcome == "passed":
             usable.append(site / extension.member)
-    if not contents.extensions:
+    for name in contents.missing:
+        yield Trial(
+            level="import",
+            name=name,
+            outcome="failed",
+            detail="its build record names it, and it is not in the wheel",
+            next="Look at the wheel with `vllm-builder verify`, and build or fetch it again.",
+        )
+    if not (contents.extensions or contents.missing):
         yield _not_tried("import", "extensions", "the wheel holds none")
     packages = [name for name in contents.packages if name == contents.name] or contents.packages
     imported = True

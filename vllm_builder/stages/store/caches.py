@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final, get_args
+
+from filelock import Timeout
 
 from vllm_builder.cache import Cache
 from vllm_builder.errors import BuilderError, StoreError, did_you_mean
 from vllm_builder.events import Emit, Note, ignore
+from vllm_builder.stages.smoke.room import idle
 from vllm_builder.stages.store import scratch
 from vllm_builder.stages.store.model import size_of
 from vllm_builder.stages.store.pruning import Rules
@@ -102,6 +105,11 @@ def _units(cache: Cache, kind: CacheKind) -> Iterator[Path]:
             yield from _children(cache.toolkits)
         case "bundles":
             yield from _children(cache.bundles)
+        case "smoke":
+            yield from (p for p in _children(cache.smoke) if p.name.startswith("room-"))
+            yield from _children(cache.smoke / "logs")
+        case "exports":
+            yield from _children(cache.exports)
         case "memo":
             yield from (p for p in sorted(cache.memo.rglob("*.json")) if p.is_file())
         case "ccache" | "sccache":
@@ -132,7 +140,13 @@ def _newest(path: Path) -> float:
 
 def _remove(cache: Cache, item: Item, emit: Emit) -> Reason | None:
     try:
-        scratch.discard(cache.root, item.path)
+        with ExitStack() as stack:
+            if item.kind == "smoke" and item.path.is_dir():
+                try:
+                    stack.enter_context(idle(item.path))
+                except Timeout:
+                    return "in use by a running smoke test"
+            scratch.discard(cache.root, item.path)
     except (OSError, BuilderError) as error:
         emit(Note(stage="store", level="warning", message=f"{item.path} could not be removed: {error}"))
         return "could not be removed"

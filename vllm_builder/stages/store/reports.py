@@ -56,10 +56,25 @@ class VerifyReport:
 
 
 CacheKind = Literal[
-    "downloads", "git", "surveys", "memo", "environments", "toolkits", "bundles", "ccache", "sccache"
+    "downloads",
+    "git",
+    "surveys",
+    "memo",
+    "environments",
+    "toolkits",
+    "bundles",
+    "smoke",
+    "exports",
+    "ccache",
+    "sccache",
 ]
 WheelKind = Literal["wheel", "superseded", "damaged"]
-Reason = Literal["last good wheel of its plan", "in use by a running build", "could not be removed"]
+Reason = Literal[
+    "last good wheel of its plan",
+    "in use by a running build",
+    "in use by a running smoke test",
+    "could not be removed",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,7 +114,7 @@ def _install(
     raise InstallError(
         f"The packages of CUDA {spec.release} cannot be installed.",
         why=f"uv pip install ended with {done.returncode}.",
-        next="See below. If a file vanished from an index, --refresh resolves the versions again.",
+        next="uv's lines say why. If a file vanished from an index, --refresh resolves the versions again.",
         details=details,
     )
 

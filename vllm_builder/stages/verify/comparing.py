@@ -18,8 +18,8 @@ from vllm_builder.wheelfile.directory import Member
 from vllm_builder.wheelfile.wheel import Wheel
 
 _ORDER: Final = (
-    "name", "version", "tag", "requirement", "metadata", "record", "floor", "member", "mode", "arch", "cuda", "torch",
-    "needed", "rpath", "import", "export", "section", "size", "method", "timestamp", "order", "container",
+    "name", "version", "tag", "requirement", "metadata", "record", "floor", "readable", "member", "mode", "arch",
+    "cuda", "torch", "needed", "rpath", "import", "export", "section", "size", "method", "timestamp", "order", "container",
 )  # fmt: skip
 """Most important first."""
 _CONTAINER: Final = frozenset({"method", "timestamp", "order", "container"})
@@ -71,6 +71,16 @@ def _described(one: Wheel, two: Wheel, first: Inspection, second: Inspection) ->
     if first.platform_floor != second.platform_floor:
         yield Difference(kind="floor", where="libraries", a=first.platform_floor, b=second.platform_floor)
     yield from only("needed", "from the system", first.outside, second.outside)
+    places = (
+        {_place(wheel, name): why for name, why in found.unreadable.items()}
+        for wheel, found in ((one, first), (two, second))
+    )
+    mine_bad, their_bad = places
+    for place in sorted(mine_bad.keys() | their_bad.keys()):
+        if mine_bad.get(place) != their_bad.get(place):
+            yield Difference(
+                kind="readable", where=place, a=mine_bad.get(place, ""), b=their_bad.get(place, "")
+            )
     records = [found.record.model_dump(mode="json") if found.record else {} for found in (first, second)]
     for leaf in explained(*records):
         yield Difference(kind="record", where=leaf.path, a=leaf.this or "", b=leaf.other or "")

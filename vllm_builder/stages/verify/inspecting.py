@@ -14,16 +14,20 @@ from vllm_builder.binary import is_elf, read_library
 from vllm_builder.binary.model import Library
 from vllm_builder.errors import WheelError
 from vllm_builder.events import Emit, Note, ignore
-from vllm_builder.stages.verify.model import Inspection, MemberSize, Module
+from vllm_builder.stages.verify.model import Inspection, MemberSize, Module, count
 from vllm_builder.stages.verify.platforms import floor_of, required_names
 from vllm_builder.stages.verify.torch_abi import cxx_symbols, oldest_torch, stable_symbols
 from vllm_builder.wheelfile import open_wheel
 from vllm_builder.wheelfile.directory import Member
+from vllm_builder.wheelfile.sources import Unreachable
 from vllm_builder.wheelfile.wheel import Wheel
 
 LARGEST: Final = 10
 _LIBRARY: Final = re.compile(r".*\.so(\.\d+)*")
 _GPU_FILES: Final = (".cubin", ".fatbin", ".ptx")
+_ELSEWHERE: Final = (".so", ".dylib", ".dll", ".pyd", ".exe")
+"""Endings of libraries and programs of macOS and Windows."""
+_LINKER_SCRIPT: Final = (b"INPUT", b"GROUP", b"OUTPUT_FORMAT", b"/* GNU ld script")
 _RUNTIME: Final = re.compile(r"libcudart\.so\.(\d+)(\.\d+)*")
 _PREFIX: Final = {"sass": "sm_", "ptx": "compute_", "ltoir": "lto_"}
 """As nvcc writes it in ``-gencode code=``."""
@@ -63,7 +67,9 @@ def inspect_wheel(wheel: Wheel, *, emit: Emit = ignore, libraries: bool = True) 
                     "(--no-libraries leaves the libraries out).",
                 )
             )
-    modules = read_modules(wheel, candidates) if libraries else ()
+    unreadable: dict[str, str] = {}
+    modules = read_modules(wheel, candidates, unreadable) if libraries else ()
+    not_read += foreign_libraries(wheel)
     try:
         record = wheel.build_record
     except WheelError as error:
@@ -85,6 +91,7 @@ def inspect_wheel(wheel: Wheel, *, emit: Emit = ignore, libraries: bool = True) 
         requires_dist=metadata.requires_dist,
         requires_python=metadata.requires_python,
         modules=modules,
+        unreadable=dict(sorted(unreadable.items())),
         size_by_kind=_by_kind(wheel, modules),
         largest=tuple(MemberSize(name=m.name, size=m.size, compressed=m.compressed) for m in largest),
         members=len(wheel.members),
@@ -104,22 +111,71 @@ def may_be_library(member: Member) -> bool:
     )
 
 
-def read_modules(wheel: Wheel, members: Iterable[Member]) -> tuple[Module, ...]:
+def foreign_libraries(wheel: Wheel) -> list[str]:
+    """What cannot be looked into since it is for macOS or Windows, in words; empty of a wheel that fits Linux."""
+    platforms = sorted({tag.platform for tag in wheel.tags})
+    if any("linux" in platform or platform == "any" for platform in platforms):
+        return []
+    found = [m for m in wheel.members.values() if PurePosixPath(m.name).suffix.lower() in _ELSEWHERE]
+    size = sum(member.size for member in found)
+    named = f"{count(len(found), 'library or program', 'libraries and programs')} ({size / 1e6:.1f} MB)"
+    return [f"{named} for {', '.join(platforms)}: only those of Linux are understood"] if found else []
+
+
+def no_library(member: Member, data: memoryview) -> str:
+    """Why a file that is called as a library is none; empty where that is nothing to remark.
+
+    A linker script (``libfoo.so`` for those who link) and a program without ending that is a script are sound.
+    """
+    name = PurePosixPath(member.name).name
+    if not _LIBRARY.fullmatch(name):
+        return ""
+    head = bytes(data[:40])
+    if not head:
+        return "It is empty."
+    if head.lstrip().startswith(_LINKER_SCRIPT) and ".abi3." not in name and ".cpython-" not in name:
+        return ""
+    return f"It is no shared library of Linux: it begins with {head[:24]!r}."
+
+
+def read_modules(
+    wheel: Wheel, members: Iterable[Member], unreadable: dict[str, str] | None = None
+) -> tuple[Module, ...]:
     """Those of the members that are libraries or programs, in the order of their names.
 
+    Args:
+        unreadable: gets the others that should be one, with the reason; without it the first of them is raised.
+
     Raises:
-        WheelError
+        WheelError: one cannot be read, or (whatever ``unreadable``) the wheel cannot be had any more.
     """
+
+    def read(member: Member) -> Module | None:
+        try:
+            return _module(wheel, member, foreign)
+        except Unreachable:
+            raise
+        except WheelError as error:
+            if unreadable is None:
+                raise
+            unreadable[member.name] = " ".join(filter(None, (error.what, error.why)))
+            return None
+
+    foreign = bool(foreign_libraries(wheel))
     wanted = sorted(members, key=lambda member: -member.size)
     # Inflating runs beside Python; more at once would only cost memory.
     with ThreadPoolExecutor(max(1, min(_AT_ONCE, os.cpu_count() or 1))) as pool:
-        found = list(pool.map(lambda member: _module(wheel, member), wanted))
+        found = list(pool.map(read, wanted))
     return tuple(sorted((m for m in found if m is not None), key=lambda m: m.library.name))
 
 
-def _module(wheel: Wheel, member: Member) -> Module | None:
+def _module(wheel: Wheel, member: Member, foreign: bool) -> Module | None:
     with wheel.mapped(member.name) as data:
         if not is_elf(data):
+            if not foreign and (why := no_library(member, data)):
+                raise WheelError(
+                    f"{member.name} cannot be read.", why=why, next="Fetch or build the wheel again."
+                )
             return None
         library = read_library(data, name=member.name)
     return describe(library, size=member.size, compressed=member.compressed)

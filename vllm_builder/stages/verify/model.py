@@ -61,6 +61,8 @@ class Inspection(Model):
     requires_dist: tuple[str, ...] = ()
     requires_python: str = ""
     modules: tuple[Module, ...] = ()
+    unreadable: Mapping[str, str] = {}
+    """Members that should be libraries -> why they cannot be read as such."""
     size_by_kind: Mapping[str, int] = {}
     """``gpu code``, ``host code``, ``python``, ``data``, ``metadata`` -> bytes uncompressed."""
     largest: tuple[MemberSize, ...] = ()
@@ -76,7 +78,7 @@ class Inspection(Model):
     record: BuildRecord | None = None
     sbom: bool = False
     not_read: tuple[str, ...] = ()
-    """What was left out on purpose (a remote wheel's libraries), in words."""
+    """What was left out (a remote wheel's libraries on purpose, those for Windows), in words."""
 
 
 class Finding(Model):
@@ -119,8 +121,9 @@ class Difference(Model):
 
     kind: str
     """``name``, ``version``, ``tag``, ``requirement``, ``metadata``, ``record`` (the build record), ``floor``,
-    ``member`` (content, or there at all), ``mode``; of a library ``arch``, ``cuda``, ``torch``, ``needed``, ``rpath``,
-    ``import``, ``export``, ``section``; ``size`` by kind; ``method``, ``timestamp``, ``order``, ``container``."""
+    ``readable`` (why a library is none), ``member`` (content, or there at all), ``mode``; of a library ``arch``,
+    ``cuda``, ``torch``, ``needed``, ``rpath``, ``import``, ``export``, ``section``; ``size`` by kind; ``method``,
+    ``timestamp``, ``order``, ``container``."""
     where: str
     """Member, field or section. Folder names of ``.dist-info`` are left out: ``.dist-info/METADATA``."""
     a: str = ""
@@ -138,6 +141,6 @@ class Comparison(Model):
     """Most important first."""
 
 
-def count(number: int, word: str) -> str:
-    """``1 symbol``, ``2 symbols``."""
-    return f"{number} {word}{'' if number == 1 else 's'}"
+def count(number: int, word: str, words: str = "") -> str:
+    """``1 symbol``, ``2 symbols``; ``words`` is the plural where it has no s."""
+    return f"{number} {word if number == 1 else words or f'{word}s'}"

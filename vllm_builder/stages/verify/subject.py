@@ -18,10 +18,16 @@ from vllm_builder.binary.elf import Elf
 from vllm_builder.binary.model import Library, Unit
 from vllm_builder.errors import WheelError
 from vllm_builder.stages.verify.expectations import Expectations, ExpectedExtension
-from vllm_builder.stages.verify.inspecting import describe, may_be_library
+from vllm_builder.stages.verify.inspecting import (
+    describe,
+    foreign_libraries,
+    may_be_library,
+    no_library,
+)
 from vllm_builder.stages.verify.model import Module
 from vllm_builder.stages.verify.surroundings import Surroundings
 from vllm_builder.wheelfile.directory import Member
+from vllm_builder.wheelfile.sources import Unreachable
 from vllm_builder.wheelfile.wheel import Wheel
 
 _PATH: Final = re.compile(rb"(?<![\w.+@/-])/(?:[\w.+@-]+/)+[\w.+-]+\.(?:cu|cuh|cc|cpp|cxx|c|h|hpp|inl)\b")
@@ -95,13 +101,20 @@ class Subject:
 
 
 def read_parts(wheel: Wheel, archs: tuple[str, ...]) -> tuple[tuple[Part, ...], dict[str, str]]:
-    """All libraries and programs of a wheel, and those that cannot be read with the reason."""
+    """All libraries and programs of a wheel, and those that cannot be read with the reason.
+
+    Raises:
+        Unreachable: the wheel cannot be had any more, so nothing is said of it.
+    """
     members = sorted((m for m in wheel.members.values() if may_be_library(m)), key=lambda m: -m.size)
     unreadable: dict[str, str] = {}
+    linux = not foreign_libraries(wheel)
 
     def read(member: Member) -> Part | None:
         try:
-            return _read(wheel, member, archs)
+            return _read(wheel, member, archs, unreadable if linux else {})
+        except Unreachable:
+            raise
         except WheelError as error:
             unreadable[member.name] = " ".join(filter(None, (error.what, error.why)))
             return None
@@ -112,9 +125,11 @@ def read_parts(wheel: Wheel, archs: tuple[str, ...]) -> tuple[tuple[Part, ...], 
     return tuple(sorted(found, key=lambda part: part.name)), dict(sorted(unreadable.items()))
 
 
-def _read(wheel: Wheel, member: Member, archs: tuple[str, ...]) -> Part | None:
+def _read(wheel: Wheel, member: Member, archs: tuple[str, ...], unreadable: dict[str, str]) -> Part | None:
     with wheel.mapped(member.name) as data:
         if not is_elf(data):
+            if why := no_library(member, data):
+                unreadable[member.name] = why
             return None
         library = read_library(data, name=member.name)
         answers = {gpu: tuple(answer(unit, gpu) for unit in library.units) for gpu in archs}

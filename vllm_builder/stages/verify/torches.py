@@ -86,7 +86,7 @@ def find_torch(
 
 
 def exports_folder(cache: Cache) -> Path:
-    return cache.root / "exports"
+    return cache.exports
 
 
 def installed(path: Path, environ: Mapping[str, str]) -> TorchBuild:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -11,9 +12,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllm_builder.errors import BuilderError, VerifyFailed, VerifyWarned
+from vllm_builder.errors import BuilderError, OfflineMissing, VerifyFailed, VerifyWarned
 from vllm_builder.events import Emit, ignore
-from vllm_builder.stages.verify.checks import CHECKS
+from vllm_builder.stages.verify.checks import CHECKS, OF_LIBRARIES
 from vllm_builder.stages.verify.checks.torch_side import needs_torch_cxx
 from vllm_builder.stages.verify.expectations import (
     Expectations,
@@ -23,6 +24,7 @@ from vllm_builder.stages.verify.expectations import (
     from_release,
     identified,
 )
+from vllm_builder.stages.verify.inspecting import foreign_libraries
 from vllm_builder.stages.verify.model import Finding, Report, count
 from vllm_builder.stages.verify.subject import Subject, read_parts
 from vllm_builder.stages.verify.surroundings import Surroundings, providers_of
@@ -66,10 +68,12 @@ def verify(
 
     Raises:
         WheelError: it is no wheel, or cannot be read as one.
-        SettingsError, OfflineMissing: there is no such torch.
+        SettingsError, OfflineMissing: there is no such torch; a wheel is behind an address, and ``offline``.
     """
     started = time.monotonic()
     environ = dict(os.environ if environ is None else environ)
+    if offline:
+        _refuse_addresses(location, against)
     with ExitStack() as stack:
         wheel = stack.enter_context(open_wheel(location, emit=emit))
         unknown: dict[str, str] = {}
@@ -80,6 +84,9 @@ def verify(
         if expected.device in {"cuda", ""} and not expected.archs:
             unknown["kernels"] = "for which GPUs the wheel is, is not known; give --arch"
         parts, unreadable = read_parts(wheel, expected.archs)
+        foreign = foreign_libraries(wheel)
+        if foreign:
+            unknown["libraries"] = f"{foreign[0]}"
         machine = next((part.library.machine for part in parts), "x86_64")
         build = None
         if torch:
@@ -115,10 +122,25 @@ def verify(
             expected=expected.origin,
             torch=f"{build.version} ({build.origin})" if build else "",
             findings=tuple(sorted(findings, key=lambda f: _RANK[f.severity])),
-            checks=tuple(name for name in CHECKS if name not in unknown and (name != "against" or against)),
+            checks=tuple(
+                name
+                for name in CHECKS
+                if name not in unknown
+                and (name != "against" or against)
+                and not (foreign and name in OF_LIBRARIES)
+            ),
             answers=_answers(subject),
             seconds=round(time.monotonic() - started, 2),
         )
+
+
+def _refuse_addresses(*locations: str | Path | None) -> None:
+    for location in locations:
+        if re.match(r"(?i)https?://", str(location or "")):
+            raise OfflineMissing(
+                f"{str(location).rpartition('/')[2] or location} is behind an address, and --offline forbids to fetch it.",
+                next="Download the wheel and name the file, or leave --offline away.",
+            )
 
 
 def judge(report: Report, *, strict: bool = False) -> None:
@@ -234,11 +256,10 @@ def _answers(subject: Subject) -> dict[str, dict[str, dict[str, int]]]:
 
 
 def _sha256(wheel: Wheel) -> str:
-    """Of a wheel on disk; of a remote one nothing is known that would not cost the whole download."""
+    """Of a wheel that is here; of one that is read by ranges it would cost the whole download."""
     if wheel.remote:
         return ""
     digest = hashlib.sha256()
-    with Path(wheel.location).open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    for block in wheel.raw():  # it may lie in a temporary file that has no name
+        digest.update(block)
     return digest.hexdigest()

@@ -42,3 +42,10 @@ CHECKS: Final[Mapping[str, Check]] = {
     "against": against.losses,
 }
 """What is said of a check -> the check."""
+OF_LIBRARIES: Final = frozenset(
+    {
+        "readable", "extensions", "architectures", "kernels", "libraries of torch", "symbols", "stable ABI of torch",
+        "CUDA runtime", "stable ABI of Python", "RPATH", "build paths", "debug info",
+    }
+)  # fmt: skip
+"""Checks that say nothing where the libraries are of another system than Linux."""

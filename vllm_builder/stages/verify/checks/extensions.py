@@ -9,6 +9,7 @@ from vllm_builder.architectures import can_run, compiles_to, number
 from vllm_builder.binary.model import Unit
 from vllm_builder.stages.plan.compatibility import within
 from vllm_builder.stages.verify.expectations import ExpectedExtension
+from vllm_builder.stages.verify.inspecting import foreign_libraries
 from vllm_builder.stages.verify.model import Finding
 from vllm_builder.stages.verify.spelling import qualified
 from vllm_builder.stages.verify.subject import Part, Subject
@@ -53,7 +54,16 @@ def unreadable_members(subject: Subject) -> Iterator[Finding]:
 
 
 def missing_archs(subject: Subject) -> Iterator[Finding]:
-    """Whole extensions without any code that an expected architecture asks for."""
+    """Whole extensions without any code that an expected architecture asks for; and wheels without any."""
+    if _none_at_all(subject):
+        device = subject.expected.device
+        yield Finding(
+            check="missing-arch",
+            severity="error",
+            what=f"The wheel holds no GPU code at all, and has to serve {', '.join(subject.expected.archs)}.",
+            why=f"It is for {device}." if device in {"cpu", "empty"} else "Nothing of it runs on a GPU.",
+            cure="Name the wheel that was built for these GPUs, or build one with --arch.",
+        )
     for part in subject.parts:
         expected = subject.expected_for(part)
         if expected is None or expected.code == "none":
@@ -73,6 +83,13 @@ def missing_archs(subject: Subject) -> Iterator[Finding]:
             yield from _missing_requested(subject, part)
         elif expected.required:
             yield from _missing_fixed(part, expected)
+
+
+def _none_at_all(subject: Subject) -> bool:
+    """Of a whole wheel whose libraries could all be read."""
+    expected = subject.expected
+    known = not (expected.partial or subject.unreadable or foreign_libraries(subject.wheel))
+    return bool(expected.archs) and known and not any(subject.gpu_parts())
 
 
 def _missing_requested(subject: Subject, part: Part) -> Iterator[Finding]:

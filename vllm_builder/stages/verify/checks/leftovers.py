@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from vllm_builder.stages.verify.inspecting import may_be_library
-from vllm_builder.stages.verify.model import Finding, Severity
+from vllm_builder.stages.verify.model import Finding, Severity, count
 from vllm_builder.stages.verify.subject import Part, Subject
 from vllm_builder.stages.verify.table import table
 
@@ -36,7 +36,8 @@ def rpaths(subject: Subject) -> Iterator[Finding]:
             where=", ".join(part.name for part in parts),
             why="A folder of the machine that built it: where it exists, other libraries are loaded from it than are "
             "meant, and whoever can write there runs code.",
-            cure="Strip it (patchelf --remove-rpath), or link with -DCMAKE_SKIP_RPATH=ON.",
+            cure="Take it out of LDFLAGS if it is there; else strip it (patchelf --remove-rpath), or link with "
+            "-DCMAKE_SKIP_RPATH=ON.",
         )
 
 
@@ -99,8 +100,8 @@ def stray_files(subject: Subject) -> Iterator[Finding]:
             yield Finding(
                 check="stray-file",
                 severity="warning",
-                what=f"{len(names)} files {kind} are in the wheel: {', '.join(names[:_SHOWN])}"
-                f"{f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else ''}.",
+                what=f"{count(len(names), 'file')} {kind} {'is' if len(names) == 1 else 'are'} in the wheel: "
+                f"{', '.join(names[:_SHOWN])}{f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else ''}.",
                 where=names[0],
                 why=why,
                 cure="Build in a clean tree; look in package_data and packages of its setup.py.",

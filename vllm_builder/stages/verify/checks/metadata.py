@@ -10,11 +10,18 @@ from pathlib import PurePosixPath
 from packaging.version import InvalidVersion, Version
 
 from vllm_builder.errors import WheelError
-from vllm_builder.stages.verify.inspecting import may_be_library
+from vllm_builder.stages.verify.checks import torch_requirement
+from vllm_builder.stages.verify.inspecting import foreign_libraries, may_be_library
 from vllm_builder.stages.verify.model import Finding
 from vllm_builder.stages.verify.platforms import floor_of, required_names
-from vllm_builder.stages.verify.requirements import TORCH_FAMILY, name_of, normal, without_extras
+from vllm_builder.stages.verify.requirements import (
+    TORCH_FAMILY,
+    name_of,
+    normal,
+    without_extras,
+)
 from vllm_builder.stages.verify.subject import Subject
+from vllm_builder.wheelfile.metadata import valid_requirement
 
 _MANYLINUX = re.compile(r"manylinux_(\d+)_(\d+)_\w+")
 _LEGACY = {"manylinux1": (2, 5), "manylinux2010": (2, 12), "manylinux2014": (2, 17)}
@@ -23,6 +30,8 @@ _SHOWN = 8
 
 def requirements(subject: Subject) -> Iterator[Finding]:
     """Requires-Dist against the release's own; torch's family may be absent or pinned anew."""
+    yield from torch_requirement.invalid(subject)
+    yield from torch_requirement.wanted(subject)
     if subject.expected.requirements is None:
         return
     expected = _by_name(subject.expected.requirements)
@@ -40,7 +49,7 @@ def requirements(subject: Subject) -> Iterator[Finding]:
             cure="Look what took it out of the requirement file (a line that happens to contain "
             "'torch'?), and build again.",
         )
-    for name in sorted(found.keys() - expected.keys() - TORCH_FAMILY):
+    for name in sorted(filter(valid_requirement, found.keys() - expected.keys() - TORCH_FAMILY)):
         yield Finding(
             check="requirements",
             severity="warning",
@@ -50,9 +59,11 @@ def requirements(subject: Subject) -> Iterator[Finding]:
         )
     for name in sorted((found.keys() & expected.keys()) - TORCH_FAMILY):
         if found[name] != expected[name]:
+            here = [torch_requirement.counts(lines, subject) for lines in (found[name], expected[name])]
             yield Finding(
                 check="requirements",
-                severity="warning",
+                # What never counts where the wheel runs is as good as deleted.
+                severity="error" if here == [False, True] else "warning",
                 what=f"The wheel requires {'; '.join(sorted(found[name]))}, and the release "
                 f"{'; '.join(sorted(expected[name]))}.",
                 where=where,
@@ -113,7 +124,7 @@ def tags(subject: Subject) -> Iterator[Finding]:
     libraries = [part.library for part in subject.parts]
     if not libraries:
         pure = all(tag.platform == "any" for tag in wheel.tags)
-        if not pure and not any(map(may_be_library, wheel.members.values())):
+        if not (pure or foreign_libraries(wheel) or any(map(may_be_library, wheel.members.values()))):
             yield Finding(
                 check="platform",
                 severity="info",
@@ -131,8 +142,7 @@ def tags(subject: Subject) -> Iterator[Finding]:
         yield Finding(
             check="platform",
             severity="error",
-            what=f"The name promises glibc {_dotted(claimed)}, and the libraries want {_dotted(true)} "
-            f"({floor.platform_floor}).",
+            what=f"The name promises glibc {_dotted(claimed)}, and the libraries need {floor.platform_floor}.",
             where=where,
             why=f"An older system installs it and cannot load it: {floor.floor_reason}.",
             cure=f"Tag it {floor.platform_floor}, or build on an older system.",

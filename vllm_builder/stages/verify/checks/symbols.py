@@ -125,7 +125,9 @@ def _missing(subject: Subject, part: Part, closure: Closure, names: Sequence[str
             what=f"{count(len(rest), 'symbol')} of {part.short} could not be looked up: {_some(rest)}.",
             where=part.name,
             why=f"Not at hand: {', '.join(closure.missing)}.",
-            cure="Give --torch, or verify on a machine that has these libraries.",
+            cure="Give --torch, or verify on a machine that has these libraries."
+            if unknown
+            else "Verify on a machine that has these libraries.",
         )
 
 
