@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, Field, GetCoreSchemaHandler, StringConstraints
+from pydantic_core import CoreSchema, core_schema
 
 from vllm_builder.index import layout
 from vllm_builder.model import Model
@@ -15,24 +15,26 @@ from vllm_builder.model import Model
 SCHEMA: Final = 1
 
 
-def _utc(value: datetime) -> datetime:
-    if value.tzinfo is None:
-        raise ValueError("a time of an index has a time zone")
-    return value.astimezone(UTC)
+class _Utc:
+    """Checked where pydantic is compiled: thousands of files are read for one that is published."""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.datetime_schema(tz_constraint=0)
 
 
-Time = Annotated[datetime, AfterValidator(_utc)]
+Time = Annotated[datetime, _Utc()]
+"""In UTC."""
 # Names become parts of keys, and a manifest may have been written by anybody who may write there.
-_FOLDER = StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$", max_length=100)
+_Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9](\.?[a-z0-9_-])*$", max_length=100)]
 
 
 def _folder(value: str) -> str:
-    if ".." in value or value in layout.RESERVED:
+    if value in layout.RESERVED:
         raise ValueError("it cannot be a folder of an index")
     return value
 
 
-Folder = Annotated[str, _FOLDER, AfterValidator(_folder)]
+Folder = Annotated[_Name, AfterValidator(_folder)]
 """A channel or a variant."""
 Project = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=200)]
 Version = Annotated[str, StringConstraints(pattern=r"^(\d+!)?[0-9a-z]+([.+][0-9a-z]+)*$", max_length=200)]
@@ -90,7 +92,7 @@ class File(Model):
     """When it appeared in the index; never before a file that appeared earlier."""
     metadata_sha256: Sha256
     requires_python: str = ""
-    channels: tuple[Folder, ...]
+    channels: tuple[_Name, ...]
     """Sorted. ``nightly``, ``0.9.2``, a commit."""
     yanked: Yanked | None = None
     provenance_sha256: str = ""
@@ -118,6 +120,13 @@ class File(Model):
         return self.key + layout.PROVENANCE
 
 
+def _free_channels(files: tuple[File, ...]) -> tuple[File, ...]:
+    """All at once: a check of each would cost more than all the rest of reading."""
+    for channel in {channel for channels in {file.channels for file in files} for channel in channels}:
+        _folder(channel)
+    return files
+
+
 class Shard(Model):
     """All files of one project in one variant, by file name."""
 
@@ -125,7 +134,7 @@ class Shard(Model):
     project: Project
     variant: Folder
     revision: int
-    files: tuple[File, ...] = ()
+    files: Annotated[tuple[File, ...], AfterValidator(_free_channels)] = ()
 
 
 class ShardRef(Model):
@@ -146,7 +155,7 @@ class Staged(Model):
     """A file of a group that is not whole yet."""
 
     variant: Folder
-    file: File
+    file: Annotated[File, AfterValidator(lambda file: _free_channels((file,))[0])]
 
 
 class Group(Model):
@@ -222,6 +231,5 @@ class Entry(Model):
 
 
 def to_bytes(value: Model) -> bytes:
-    """Compact, sorted, the same for the same value."""
-    dumped = value.model_dump(mode="json", exclude_defaults=False)
-    return (json.dumps(dumped, sort_keys=True, ensure_ascii=False, separators=(",", ":")) + "\n").encode()
+    """Compact, the same for the same value."""
+    return (value.model_dump_json() + "\n").encode()
