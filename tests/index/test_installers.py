@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import sys
 import threading
 import tomllib
 from collections.abc import Iterator
@@ -12,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from index_helpers import make_wheel, s3_server, use_server
+from index_helpers import READ_BY_ALL, make_wheel, s3_client, s3_server, use_server
 from pypi_simple import ProjectPage, PyPISimple
 from web_helpers import Clients, Site, installed, lines_of, nginx, site_packages
 
@@ -25,6 +28,8 @@ from vllm_builder.index.storage import open_storage
 from vllm_builder.index.storage.base import Storage
 from vllm_builder.index.storage.folder import Folder
 from vllm_builder.index.transaction import change
+from vllm_builder.indexes import read_indexes
+from vllm_builder.stages.environment.uv import run_uv
 
 pytestmark = pytest.mark.corpus  # a minute
 
@@ -96,6 +101,7 @@ def sites(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Iterator[di
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         fill(open_storage(use_server(s3, patch)), wheels)
         patch.undo()
+        s3_client(s3).put_bucket_policy(Bucket=s3.bucket, Policy=json.dumps(READ_BY_ALL))
 
         def log_of_s3() -> list[str]:
             return [f"{one.method} {one.path} ?" for one in s3.seen]
@@ -221,6 +227,11 @@ def test_uv_compiles_hashes_from_sidecars_alone(
     asked = site.log()[before:]
     assert any(".whl.metadata " in line for line in asked)
     assert not any(".whl " in line for line in asked), asked
+    (tmp_path / "pins.txt").write_text(done.stdout)
+    install = ("pip", "install", "--require-hashes", "-r", tmp_path / "pins.txt", "--target", tmp_path / "to")
+    done = clients.uv(*install, "--index-url", site.index("cu130"))
+    assert done.returncode == 0, done.stderr
+    assert installed(tmp_path / "to") == {"demo-vllm": "1.1+cu130", "demo-dep": "1.1+cu130"}
 
     def until(day: str) -> str:
         return clients.uv("pip", "compile", tmp_path / "in.txt", "--exclude-newer", day, *index).stdout
@@ -333,3 +344,70 @@ def told(page: ProjectPage) -> list[object]:
          p.yanked_reason, p.has_metadata, p.metadata_digests, p.metadata_url)
         for p in page.packages
     ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def fromager(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program, in an environment of its own: it requires much that nothing else here needs."""
+    folder = tmp_path_factory.mktemp("fromager")
+    environ, indexes = dict(os.environ), read_indexes()
+    for command in (
+        ["venv", "--python", sys.executable, str(folder / "venv")],
+        ["pip", "install", "--python", str(folder / "venv" / "bin" / "python"), "fromager>=0.70"],
+    ):
+        done = run_uv(command, environ=environ, indexes=indexes)
+        assert done.returncode == 0, done.stderr
+    return folder / "venv" / "bin" / "fromager"
+
+
+FROMAGER = """
+variants:
+  cu130:
+    pre_built: true
+    wheel_server_url: %s
+"""
+
+
+@pytest.mark.parametrize("where", ["serve", "nginx", "s3"])
+def test_fromager_takes_wheels_that_are_not_to_be_built(
+    where: str, sites: dict[str, Site], fromager: Path, clients: Clients, tmp_path: Path
+) -> None:
+    site = sites[where]
+    (tmp_path / "settings").mkdir()
+    for name in ("demo_vllm", "demo_dep"):
+        (tmp_path / "settings" / f"{name}.yaml").write_text(FROMAGER % site.index("cu130"))
+    done = clients.run(
+        fromager, "--no-network-isolation", "--settings-dir", tmp_path / "settings", "--variant", "cu130",
+        "bootstrap", "demo-vllm>=1.0", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    order = {one["dist"]: one for one in json.loads((tmp_path / "work-dir" / "build-order.json").read_text())}
+    assert {name: (one["version"], one["prebuilt"]) for name, one in order.items()} == {
+        "demo-vllm": ("1.1+cu130", True),
+        "demo-dep": ("1.1+cu130", True),
+    }
+    for name in ("demo_vllm", "demo_dep"):
+        assert (tmp_path / "wheels-repo" / "prebuilt" / f"{name}-1.1+cu130-py3-none-any.whl").is_file()
+
+
+def test_fromager_builds_nothing_that_its_wheel_server_has(
+    sites: dict[str, Site], fromager: Path, clients: Clients, tmp_path: Path
+) -> None:
+    # Its source can be had from nowhere.
+    one = {
+        "req": "demo-vllm",
+        "dist": "demo-vllm",
+        "version": "1.1+cu130",
+        "prebuilt": False,
+        "constraint": "",
+    }
+    one |= {"source_url": "http://127.0.0.1:1/none.tar.gz", "source_url_type": "sdist"}
+    (tmp_path / "order.json").write_text(json.dumps([one]))
+    done = clients.run(
+        fromager, "--no-network-isolation", "build-sequence",
+        "--cache-wheel-server-url", sites["serve"].index("cu130"), "order.json", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "wheels-repo" / "downloads" / "demo_vllm-1.1+cu130-py3-none-any.whl").is_file()
+    (built,) = json.loads((tmp_path / "work-dir" / "build-sequence-summary.json").read_text())
+    assert built["skipped"]

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import example, given
@@ -156,6 +157,18 @@ def test_whatever_a_wheel_requires_of_python_stays_in_its_attribute(python: str)
     assert found["files"][0]["requires-python"] == (python or ">=3")
 
 
+def test_the_library_that_writes_the_pages_reads_them_back() -> None:
+    from simple_repository.parser import parse_html_project_page, parse_json_project_page
+
+    text, found = render(file_of(), file_of("0.9.3+cu130", reason="<wrong>"))
+    by_html = parse_html_project_page(text, "vllm")
+    by_json = parse_json_project_page(json.dumps(found))
+    assert by_json.versions == {"0.9.2+cu130", "0.9.3+cu130"}
+    assert [f.size for f in by_json.files] == [12345, 12345]
+    assert [f.yanked for f in by_html.files] == [f.yanked for f in by_json.files] == [None, "<wrong>"]
+    assert [f.dist_info_metadata for f in by_html.files] == [f.dist_info_metadata for f in by_json.files]
+
+
 def test_the_same_state_gives_the_same_bytes() -> None:
     files = [file_of(f"0.9.{n}+cu130") for n in range(40)]
     page = Page(channel="nightly", variant="cu130", project="vllm")
@@ -187,6 +200,15 @@ def test_only_the_files_of_the_channel() -> None:
     assert found["versions"] == ["0.9.2+cu130"]
 
 
+@given(
+    st.one_of(st.from_regex(r"[a-zA-Z0-9_.~/+!-]*", fullmatch=True), st.text(st.characters(codec="utf-8")))
+)
+def test_a_link_is_percent_encoded(key: str) -> None:
+    link = layout.relative(key, "nightly/cu130/vllm/")
+    assert link == "../../../" + quote(key, safe="/")
+    assert not set(link) & set(" +\"'<>&#?:")
+
+
 class SlashKeys(Folder):
     slash_keys = True
 
@@ -197,7 +219,8 @@ def test_links_of_the_json_root_lead_to_the_same_files(project: str) -> None:
     page = Page(channel="nightly", variant="cu130", project=project)
     found = {key: data for key, data, _ in pages.objects(SlashKeys(Path("/nowhere")), snapshot, page)}
     folder = layout.folder_of("nightly", "cu130", project)
-    assert set(found) == {
+    signposts = {"nightly/", "nightly/index.html"} if not project else set()
+    assert set(found) == signposts | {
         folder,
         folder + "index.html",
         folder + "index.json",
@@ -222,3 +245,27 @@ def test_times_are_utc_whatever_zone_they_came_from() -> None:
         there.model_dump() | {"uploaded": AT.astimezone(timezone(timedelta(hours=9)))}
     )
     assert render(moved) == render(there)
+
+
+def test_an_address_without_its_variant_leads_to_the_page_for_people(tmp_path: Path) -> None:
+    storage, page = SlashKeys(tmp_path), Page(channel="nightly", variant="cu130")
+    plain = Folder(tmp_path)
+    pages.write(plain, snapshot_of(file_of()), [page])
+    first = plain.read("nightly/index.html")
+    assert first is not None
+    assert b'<a href="../index.html#channel=nightly">' in first.data
+    pages.write(plain, snapshot_of(file_of(), revision=8), [page])
+    assert plain.read("nightly/index.html") == first
+    kinds = {key: kind for key, _, kind in pages.objects(storage, snapshot_of(file_of()), page)}
+    assert kinds["nightly/"] == pages.HTML_TYPE
+
+
+def test_a_page_is_only_replaced_by_a_later_one(tmp_path: Path) -> None:
+    storage, page = Folder(tmp_path), Page(channel="nightly", variant="cu130", project="vllm")
+    new = snapshot_of(file_of(), file_of("0.9.3+cu130"), revision=9)
+    assert pages.write(storage, new, [page]) == 2
+    assert pages.write(storage, snapshot_of(file_of(), revision=8), [page]) == 0
+    assert pages.write(storage, new, [page]) == 0
+    there = storage.read("nightly/cu130/vllm/index.json")
+    assert there is not None
+    assert there.data == pages.render(new, page)[1]

@@ -207,7 +207,9 @@ def test_an_abandoned_group_goes_after_the_grace_period(index: Index) -> None:
 def test_uploads_that_nobody_entered_and_older_states_go(index: Index) -> None:
     index.nightlies(2)
     key = layout.wheel_key("vllm", "0.1", "1" * 64, "vllm-0.1-py3-none-any.whl")
-    for one in (key, key + layout.SIDECAR):
+    # Of a publisher who was ended before his root.
+    shard = layout.shard_key("vllm", "cpu", "3" * 64)
+    for one in (key, key + layout.SIDECAR, shard):
         index.storage.create(one, b"half", content_type="", cache_control="")
     half = index.storage.root / ".index/tmp/left"
     half.write_bytes(b"x")
@@ -218,6 +220,7 @@ def test_uploads_that_nobody_entered_and_older_states_go(index: Index) -> None:
     found = {one.kind for one in report.leftovers}
     assert found == {"content", "manifest", "temporary"}
     assert index.storage.stat(key) is None
+    assert index.storage.stat(shard) is None
     assert not half.exists()
     assert len(index.content()) == 2
     assert index.versions() == ["1.0.dev0+cpu", "1.0.dev1+cpu"]
@@ -238,3 +241,23 @@ def test_a_negative_rule_is_refused(index: Index, keep: int, grace: timedelta) -
     index.nightlies(1)
     with pytest.raises(SettingsError):
         index.prune(keep=keep, grace=grace)
+
+
+def test_the_same_bytes_under_two_names(index: Index) -> None:
+    index.nightlies(1)
+    first = next((index.folder / "dist").iterdir())
+    other = first.with_name(first.name.replace("-py3-", "-1-py3-"))
+    other.write_bytes(first.read_bytes())
+    one = read_candidate(other, channels=("release",))
+    publish(index.storage, [one], clock=index.clock)
+    index.now += DAY
+    index.publish("1.0.dev1")
+    index.prune(keep=1, grace=timedelta(0))
+    index.now += DAY
+    assert len(index.prune(keep=1, grace=timedelta(0)).deleted) == 1
+    snapshot = load(index.storage)
+    assert snapshot is not None
+    names = {file.filename for _, file in snapshot.files()}
+    assert names == {other.name, "vllm-1.0.dev1+cpu-py3-none-any.whl"}
+    assert all(index.storage.stat(key) for _, file in snapshot.files() for key in file.keys)
+    publish(index.storage, [one], clock=index.clock)

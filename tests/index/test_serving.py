@@ -322,16 +322,12 @@ def test_one_client_that_says_nothing_holds_nobody_up(
     assert "Traceback" not in capfd.readouterr().err
 
 
-COMMAND = "from vllm_builder.cli.index_serve import serve; from vllm_builder.cli import app; app.cli.add_command(serve); "
-COMMAND += "from vllm_builder.cli import main; main()"
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("options", [[], ["--json", "-q"]])
 def test_the_command_says_its_address_and_ends_when_told(
     folder: Path, number: signal.Signals, options: list[str]
 ) -> None:
-    command = [sys.executable, "-c", COMMAND, "serve", str(folder), "--port", "0", *options]
+    command = [sys.executable, "-m", "vllm_builder", "index", "serve", str(folder), "--port", "0", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         said = process.stdout.readline()
@@ -344,6 +340,21 @@ def test_the_command_says_its_address_and_ends_when_told(
     assert process.returncode == 0
     assert "Traceback" not in errors
     assert ("GET / 200" in errors) is not bool(options)
+    assert (f"--index-url {url}nightly/cu130/" in errors) is not bool(options)
+
+
+def test_the_command_refuses_in_words(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "vllm_builder", "index", "serve", str(tmp_path / "none"), "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == NotInIndex.exit_code
+    assert "index publish" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_command_prints_the_configuration_for_nginx(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "vllm_builder", "index", "serve", str(tmp_path), "--nginx-config"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == nginx_config(tmp_path, listen="80")
 
 
 def test_an_empty_folder_may_become_an_index_while_it_is_served(tmp_path: Path) -> None:

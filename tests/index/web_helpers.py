@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -128,19 +128,31 @@ class Clients:
             },
         )
 
-    def pip(self, *arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        return self._run([sys.executable, "-m", "pip", "--no-cache-dir", *map(str, arguments)], cwd)
+    def pip(
+        self, *arguments: str | Path, cwd: Path | None = None, cache: bool = False
+    ) -> subprocess.CompletedProcess[str]:
+        kept = [] if cache else ["--no-cache-dir"]
+        return self._run([sys.executable, "-m", "pip", *kept, *map(str, arguments)], cwd)
 
-    def uv(self, *arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    def uv(
+        self, *arguments: str | Path, cwd: Path | None = None, given: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        """``given`` is on its standard input."""
         from uv import find_uv_bin
 
-        return self._run([find_uv_bin(), *map(str, arguments)], cwd)
+        return self._run([find_uv_bin(), *map(str, arguments)], cwd, given)
 
-    def _run(self, command: list[str], cwd: Path | None) -> subprocess.CompletedProcess[str]:
+    def run(self, program: Path, *arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+        """Something that lies in an environment of its own."""
+        mine = replace(self, environ={**self.environ, "PATH": f"{program.parent}:{self.environ['PATH']}"})
+        return mine._run([str(program), *map(str, arguments)], cwd)
+
+    def _run(self, command: list[str], cwd: Path | None, given: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             command,
             env=dict(self.environ),
             cwd=cwd or self.home,
+            input=given,
             capture_output=True,
             text=True,
             timeout=120,

@@ -38,7 +38,7 @@ PROVENANCE: Final = ".intoto.jsonl"
 RESERVED: Final = frozenset({"files", "manifest", "journal", "landing", "json", "simple", "index.html"})
 _DEPTH: Final = 5
 _CONTENT: Final = re.compile(r"([0-9a-f]{64})(?:\.([1-9][0-9]{0,8}))?")
-_PLAIN: Final = re.compile(r"[A-Za-z0-9_.~/+-]*")
+_USUAL: Final = re.compile(r"[A-Za-z0-9_.~/+-]*")
 _WORD: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,98}[a-z0-9])?")
 
 
@@ -102,5 +102,7 @@ def folder_of(channel: str, variant: str, project: str = "") -> str:
 def relative(key: str, page: str) -> str:
     """The link from a page (its key or its folder) to a key, percent-encoded: ``+`` is ``%2B``."""
     up = "../" * page.count("/")
-    # Of thousands of keys nearly all hold nothing else to be encoded.
-    return up + (key.replace("+", "%2B") if _PLAIN.fullmatch(key) else quote(key, safe="/"))
+    if _USUAL.fullmatch(key):
+        # What quote() makes of it, at a tenth of the time: a page may have thousands of links.
+        return up + key.replace("+", "%2B")
+    return up + quote(key, safe="/")

@@ -29,6 +29,22 @@ HTML_TYPE: Final = "text/html; charset=utf-8"
 JSON_TYPE: Final = "application/vnd.pypi.simple.v1+json"
 
 _REVISION: Final = re.compile(rb'"_revision": ?(\d+)|<meta name="vllm-builder:revision" content="(\d+)">')
+# Whoever leaves the variant out of an address: it never changes, so its revision is the first one.
+_SIGNPOST: Final = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="vllm-builder:revision" content="1">
+<meta name="viewport" content="width=device-width">
+<title>Channel {channel}</title>
+</head>
+<body>
+<h1>Channel {channel}</h1>
+<p>pip and uv take the address of a variant in this channel, such as <code>{channel}/cu130/</code>.
+<a href="../index.html#channel={channel}">Choose a wheel, and get the line to type.</a></p>
+</body>
+</html>
+"""
 _HEAD: Final = 1024
 """Bytes within which a page's revision stands."""
 
@@ -70,7 +86,7 @@ def write(storage: Storage, snapshot: Snapshot, pages: Iterable[Page]) -> int:
         StorageFailed and its like: see :class:`Storage`.
     """
     return sum(
-        put(storage, key, data, kind, snapshot.root.revision)
+        put(storage, key, data, kind, revision_of(data))
         for page in pages
         for key, data, kind in objects(storage, snapshot, page)
     )
@@ -88,6 +104,11 @@ def objects(storage: Storage, snapshot: Snapshot, page: Page) -> Iterator[tuple[
         yield folder, text, HTML_TYPE
         yield layout.JSON_ROOT + folder, deeper, JSON_TYPE
         yield layout.JSON_ROOT + folder + layout.HTML, deeper, JSON_TYPE
+    if not page.project:
+        signpost = _SIGNPOST.format(channel=html.escape(page.channel)).encode()
+        yield f"{page.channel}/{layout.HTML}", signpost, HTML_TYPE
+        if storage.slash_keys:
+            yield f"{page.channel}/", signpost, HTML_TYPE
 
 
 def revision_of(data: bytes) -> int:

@@ -94,6 +94,7 @@ def prune(
         nightlies = _nightlies(everything(draft))
         kept, superseded = _split(nightlies, keep)
         yanked, deleted, waiting = [], [], []
+        doomed: list[File] = []
         for one in superseded:
             if one.file.yanked is None or one.file.yanked.delete_after is None:
                 now_yanked = _mark(one, draft.at, grace, keep)
@@ -101,7 +102,7 @@ def prune(
                 yanked.append(touched(now_yanked, "yanked"))
             elif one.file.yanked.delete_after <= due:
                 draft.files(*one.where).pop(one.file.filename)
-                draft.condemn(one.file.keys)
+                doomed.append(one.file)
                 deleted.append(touched(one, "deleted"))
             else:
                 waiting.append(
@@ -111,9 +112,10 @@ def prune(
                 )
         groups = [name for name, group in draft.groups.items() if _last(group) + grace <= due]
         for name in groups:
-            gone = draft.groups.pop(name)
-            named = _named(draft)
-            draft.condemn(k for s in gone.staged for k in s.file.keys if k not in named)
+            doomed += [member.file for member in draft.groups.pop(name).staged]
+        # The same bytes under two names: their generation is one, and stays as long as one of them does.
+        live = {layout.content_of(key) for key in _named(draft)}
+        draft.condemn(key for file in doomed if layout.content_of(file.key) not in live for key in file.keys)
         leftovers = _unnamed(draft, old)
         draft.condemn(one.key for one in leftovers)
         _forget(draft)
@@ -186,7 +188,8 @@ def _unnamed(draft: Draft, old: list[Stat]) -> list[Leftover]:
     named = _named(draft)
     # What lies beside a wheel that is served shares its generation: condemned with it would be the wheel.
     live = {layout.content_of(key) for key in named}
-    shards = {layout.ROOT, *(ref.key for ref in draft.snapshot.root.shards)}
+    root = draft.snapshot.root
+    shards = {layout.ROOT, *(ref.key for ref in root.shards), *(one.key for one in root.superseded)}
     condemned = set(draft.delete)
     found = []
     for one in old:

@@ -53,9 +53,10 @@ def rebuild(
         from vllm_builder.index.recovering import recover_root
 
         recovered = recover_root(storage, clock=clock)
-    finished = finish_leftovers(storage, clock=clock)
     known = _pages_there(storage)
     snapshot = _next_revision(storage, max((revision for _, revision in known.values()), default=0))
+    # After the new revision: of what was begun before it, it is known now whether it was made.
+    finished = finish_leftovers(storage, clock=clock)
     broken = [stat.key for stat, entry in journal(storage) if entry is None]
     wanted = sorted(pages_of(snapshot.files()), key=lambda one: (one.channel, one.variant, one.project))
     emit(Note(stage="index", message=f"Writing {len(wanted)} pages"))
@@ -73,7 +74,7 @@ def rebuild(
     removed = [key for key in known if key not in expected]
     if any(entry is not None for _, entry in journal(storage)):
         # A publisher is at work: one slower than this must find a newer page, and not none.
-        gone = {page for key, (page, _) in known.items() if key in removed and page.channel}
+        gone = {page for key, (page, _) in known.items() if key in removed and isinstance(page, Page)}
         written += pages.write(storage, snapshot, gone)
         removed = []
     storage.delete([*removed, *broken])
@@ -90,9 +91,9 @@ def rebuild(
     return report
 
 
-def _pages_there(storage: Storage) -> dict[str, tuple[Page, int]]:
-    """Key -> page and revision, of all that looks like a page of an index."""
-    found = {}
+def _pages_there(storage: Storage) -> dict[str, tuple[Page | str, int]]:
+    """Key -> page (or "landing") and revision, of all that looks like a page of an index."""
+    found: dict[str, tuple[Page | str, int]] = {}
     for stat in storage.list(""):
         if stat.key.startswith((layout.FILES, layout.MANIFEST, layout.JOURNAL)):
             continue

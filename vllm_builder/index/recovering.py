@@ -12,7 +12,7 @@ from vllm_builder.errors import IndexDamaged
 from vllm_builder.index import layout, pages
 from vllm_builder.index.checking.rest import page_of
 from vllm_builder.index.manifest import Clock, load, utc_now
-from vllm_builder.index.model import File, Gone, Root, Shard, ShardRef, to_bytes
+from vllm_builder.index.model import File, Gone, Page, Root, Shard, ShardRef, to_bytes
 from vllm_builder.index.storage.base import FRESH, Changed, Storage
 
 _Where = tuple[str, str]
@@ -134,10 +134,10 @@ def _pages(storage: Storage) -> tuple[dict[_Where, _Shown], int]:
             continue
         page = page_of(storage, stat.key)
         blob = storage.read(stat.key) if page is not None else None
-        if page is None or blob is None:
+        if blob is None:
             continue
         newest = max(newest, pages.revision_of(blob.data))
-        if not page.project or not stat.key.endswith("/" + layout.JSON):
+        if not isinstance(page, Page) or not page.project or not stat.key.endswith("/" + layout.JSON):
             continue
         try:
             files = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, Literal
 
 from vllm_builder.index import layout, pages
 from vllm_builder.index.checking.pages import check_gone
@@ -22,7 +22,8 @@ _SHOWN: Final = 3
 
 def check_rest(walk: Walk, pending: frozenset[Page]) -> Iterator[Finding]:
     """What lies in the index and does not belong to it, or not any more."""
-    walk.expected |= {layout.ROOT, *(ref.key for ref in walk.snapshot.root.shards)}
+    root = walk.snapshot.root
+    walk.expected |= {layout.ROOT, *(ref.key for ref in root.shards), *(one.key for one in root.superseded)}
     extra = [stat for key, stat in sorted(walk.stats.items()) if key not in walk.expected]
     live = {layout.content_of(key) for key in walk.expected}
     orphans: list[Stat] = []
@@ -38,8 +39,9 @@ def check_rest(walk: Walk, pending: frozenset[Page]) -> Iterator[Finding]:
         elif stat.key.startswith(layout.MANIFEST):
             states.append(stat)
         elif (page := page_of(walk.storage, stat.key)) is not None:
-            found = list(check_gone(walk, page, page in pending)) if page.project or page.channel else []
-            yield from (one for one in found if one.where == stat.key)
+            if isinstance(page, Page):
+                found = check_gone(walk, page, page in pending)
+                yield from (one for one in found if one.where == stat.key)
             emptied.append(stat)
         else:
             foreign.append(stat)
@@ -80,6 +82,8 @@ def check_waiting(walk: Walk, max_age: timedelta | None) -> Iterator[Finding]:
                 why="It names pages that may not be written.",
                 cure=f"`vllm-builder index rebuild --to {url}` writes all pages and removes it.",
             )
+        elif entry.base >= walk.snapshot.root.revision:
+            continue  # it may still be made; if its publisher was ended, the next change finds that it was not
         elif walk.now - entry.begun > SETTLED:
             yield Finding(
                 check="unfinished",
@@ -131,21 +135,19 @@ def _stale(walk: Walk, max_age: timedelta) -> Iterator[Finding]:
             )
 
 
-def page_of(storage: Storage, key: str) -> Page | None:
-    """The page that an object was written for; None: it is none of ours. For the landing page without a channel."""
+def page_of(storage: Storage, key: str) -> Page | Literal["landing"] | None:
+    """The page that an object was written for; None: it is none of ours."""
     blob = storage.read(key, limit=1024)
     if blob is None or pages.revision_of(blob.data) < 0:
         return None
-    if key.startswith(layout.LANDING):
-        return Page(channel="", variant="")
+    if key.startswith(layout.LANDING) or key == layout.LANDING_PAGE:
+        return "landing"
     parts = key.removeprefix(layout.JSON_ROOT).split("/")
     try:
         channel, variant, *project = parts[:-1]
-        layout.channel_name(channel)
-        layout.variant_name(variant)
-    except Exception:  # noqa: BLE001  # no page of ours has such a name
+        return Page(channel=channel, variant=variant, project="/".join(project))
+    except ValueError:  # no page of ours has such a name
         return None
-    return Page(channel=channel, variant=variant, project="/".join(project)) if len(project) <= 1 else None
 
 
 def _some(

@@ -43,8 +43,8 @@ def index(root: Root) -> bytes:
 def summary(shard: Shard, revision: int) -> bytes:
     """``landing/PROJECT/VARIANT/index.js``: tables, and rows that point into them.
 
-    A row is: version, minutes since the epoch, its channels, its architectures, its (Pythons, machines), 1 where it is yanked,
-    and a channel of its own where nobody gave it one.
+    A row is: version, minutes since the epoch, its channels, its architectures, its (Pythons, machines), 1 where it is
+    yanked, and a channel of its own where nobody gave it one.
     """
     channels, archs, tags = _Table(), _Table(), _Table()
     rows = []

@@ -54,7 +54,7 @@ function misfit(wheel, have) {
   } else if (have.gpu) {
     if (wheel.device === "cpu") return "it is for CPUs and does not use a GPU";
     if (wheel.device === "cuda" && answer(wheel.archs, have.capability) === "dead") {
-      return `it has no code for ${sm(have.capability)}, only for ${wheel.archs.join(", ")}`;
+      return `it has no code for ${sm(have.capability)}, only for ${codes(wheel.archs)}`;
     }
     if (wheel.device !== "cuda" && wheel.device !== "any") return `it is for ${wheel.device}`;
   }
@@ -65,6 +65,12 @@ function misfit(wheel, have) {
     return `it is for ${wheel.machines.join(", ")}`;
   }
   return "";
+}
+
+/** The machine that most have first. */
+function byMachine(a, b) {
+  const rank = (machines) => (machines.includes("x86_64") ? 0 : 1) + machines.join();
+  return rank(a) < rank(b) ? -1 : rank(a) > rank(b) ? 1 : 0;
 }
 
 /** 3.10, 3.11, 3.12 -> "3.10 to 3.12". */

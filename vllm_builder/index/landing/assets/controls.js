@@ -63,7 +63,8 @@ function setChips(fieldset, options, value) {
 
 /** A block of text to copy. */
 function codeBlock(block) {
-  const code = make("code", null, block.text);
+  const lines = block.text.split("\n");
+  const code = make("code", null, ...lines.map((line, at) => make("span", { class: "code-line" }, line + (at < lines.length - 1 ? "\n" : ""))));
   const said = make("span", { class: "copied", role: "status" });
   const button = make("button", { type: "button", class: "copy", "aria-label": `Copy: ${block.title}` }, "Copy");
   button.addEventListener("click", async () => {
@@ -72,7 +73,7 @@ function codeBlock(block) {
   });
   return make("div", { class: "block" },
     make("div", { class: "block-head" }, make("h3", null, block.title), said, button),
-    make("pre", { tabindex: "0", role: "region", "aria-label": block.title }, code));
+    make("pre", null, code));
 }
 
 /** Where the clipboard is not to be had (plain http), the old way; and if that fails, the text is selected. */

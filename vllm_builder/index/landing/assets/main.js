@@ -110,14 +110,14 @@ function showForm(projects, machines, rows, wish, chosen, installer) {
   const unfit = chosen.versions.filter((label) => chosen.byLabel.get(label).every((row) => misfit(row, wish))).length;
   byId("version-hint").textContent = unfit ? `${unfit} of ${chosen.versions.length} do not fit what you have.` : "";
   const variants = [...new Set(rows.map((row) => row.variant))].sort(byVariant);
-  const reasons = [];
+  const reasons = new Map();
   setChips(byId("variant"), variants.map((name) => {
     const there = chosen.ofVersion.filter((row) => row.variant === name);
     const why = there.length ? (there.some((row) => !misfit(row, wish)) ? "" : misfit(there[0], wish)) : `there is none of ${chosen.version}`;
-    if (why) reasons.push(`${name}: ${why}.`);
+    if (why) reasons.set(why, [...(reasons.get(why) || []), name]);
     return { value: name, text: name, off: Boolean(why) && name !== chosen.variant };
   }), chosen.variant);
-  byId("variant-hint").textContent = reasons.join(" ");
+  byId("variant-hint").textContent = [...reasons].map(([why, names]) => `${names.join(", ")}: ${why}.`).join(" ");
   setChips(byId("installer"), INSTALLERS.map(([value, text]) => ({ value, text })), installer);
 }
 
@@ -149,7 +149,7 @@ function showChannels(project, rows) {
         make("th", { scope: "row" }, make("a", { href: target }, `${channel} / ${variant}`)),
         make("td", null, make("span", { class: "version" }, newest.label), " ",
           make("span", { class: "age" }, make("time", { datetime: new Date(newest.uploaded).toISOString() }, ago(newest.uploaded))),
-          stale ? make("strong", { class: "badge" }, "stale") : ""),
+          " ", stale ? make("strong", { class: "badge" }, "stale") : ""),
         make("td", { class: "number" }, String(own.length))));
     }
   }

@@ -22,7 +22,7 @@ function showResult(state) {
     });
     return undefined;
   }
-  const fitting = files
+  const fitting = [...files].sort((a, b) => byMachine(a.machines, b.machines))
     .map((file) => ({ ...file, device: chosen.fitting[0].device }))
     .filter((file) => !misfit(file, wish));
   if (!fitting.length) {
@@ -39,7 +39,7 @@ function showResult(state) {
     head,
     ...warnings.map((text) => make("p", { class: "notice" }, text)),
     ...blocks.map(codeBlock),
-    make("ul", { class: "notes" }, ...[...notes, ...torchNotes(fitting[0]), ...gpuNotes(fitting[0], wish)]
+    make("ul", { class: "notes" }, ...[...notes, ...torchNotes(fitting[0], state.installer), ...gpuNotes(fitting[0], wish)]
       .map((note) => make("li", null, note))),
     ...fitting.map((file, at) => factsOf(file, fitting.length > 1, at)));
   return say(`${warnings.join(" ")} Line for ${wish.project} ${version}, variant ${chosen.variant}${blocks.length ? ": " + blocks[0].text : ""}`);
@@ -53,21 +53,24 @@ function folderOf(chosen) {
 function warningsOf(file, state) {
   const found = [];
   if (file.yanked !== null) {
-    found.push(`This wheel was withdrawn${file.yanked ? ": " + file.yanked : "."} An exact pin still installs it; new installations should take another.`);
+    found.push(`This wheel was withdrawn${file.yanked ? `: “${file.yanked}”.` : "."} An exact pin still installs it; new installations should take another.`);
   }
   if (file.checked.result === "not verified") {
-    found.push(`This wheel was published without being verified${file.checked.reason ? ": " + file.checked.reason : "."}`);
+    found.push(`This wheel was published without being verified${file.checked.reason ? `: “${file.checked.reason}”.` : "."}`);
   }
   if (!state.base) found.push("The page does not know its address.");
   return found;
 }
 
-function torchNotes(file) {
+function torchNotes(file, installer) {
   if (!file.torch) return [];
   const [version, build] = file.torch.split("+");
   const built = `It was compiled against torch ${file.torch} and works with that version of torch only.`;
   if (!build) return [built];
-  return [`${built} The public index has one build of torch ${version}; where that is not +${build}, install torch ${file.torch} first, from PyTorch's own index for ${build}.`];
+  const publicly = `${built} The public index has one build of torch ${version}; where that is not +${build},`;
+  if (installer === "project") return [`${publicly} give torch an index of its own in the same way: PyTorch's for ${build}.`];
+  const itself = installer === "uv" && /^(cu\d+|cpu)$/.test(build) ? ` uv finds it by itself with --torch-backend=${build}.` : "";
+  return [`${publicly} install torch ${file.torch} first, from PyTorch's own index for ${build}.${itself}`];
 }
 
 function gpuNotes(file, wish) {
@@ -90,7 +93,7 @@ function factsOf(file, several, at) {
     none: "none",
     unsigned: make("span", null, make("a", { href: where + ".intoto.jsonl" }, "statement"), ", not signed"),
     signed: make("span", null, make("a", { href: where + ".intoto.jsonl" }, "statement"),
-      ", signed (", make("code", null, "vllm-builder index check --provenance"), " verifies it)"),
+      ", signed (", make("code", null, "vllm-builder index check ", make("span", { class: "whole" }, "--provenance")), " verifies it)"),
   }[file.provenance];
   const checked = (RESULTS[file.checked.result] || (() => file.checked.result))(file.checked);
   const rows = [
@@ -98,7 +101,7 @@ function factsOf(file, several, at) {
     ["Size", bytes(file.size)],
     ["Published", `${moment(file.uploaded * 60000)}, ${ago(file.uploaded * 60000)}`],
     ["About", file.summary],
-    ["GPU architectures", file.archs.map((arch) => arch.replace(/^[\d.]+/, (number) => sm(number))).join(", ")
+    ["GPU architectures", codes(file.archs)
       || (file.device === "cuda" ? "not recorded" : "")],
     ["CUDA", file.cuda],
     ["torch", file.torch],
@@ -118,8 +121,15 @@ function showMisfit(box, state) {
   const { chosen, wish, rows } = state;
   const have = [wish.gpu && (wish.gpu === "none" ? "a machine without GPU" : `${wish.gpu} (${sm(wish.capability)})`),
     wish.python && `Python ${wish.python}`, wish.machine].filter(Boolean).join(", ");
-  const what = `No wheel of ${wish.project} ${chosen.version} for ${chosen.variant} fits ${have}`;
-  const why = [...new Set(chosen.ofVariant.map((row) => misfit(row, wish)))].join("; ");
+  // Of a variant that was asked for, why it does not fit; otherwise of each.
+  const one = wish.variant === chosen.variant || chosen.variants.length === 1;
+  const what = `No wheel of ${wish.project} ${chosen.version}${one ? ` for ${chosen.variant}` : ""} fits ${have}`;
+  const reasons = new Map();
+  for (const row of one ? chosen.ofVariant : chosen.ofVersion) {
+    const reason = misfit(row, wish);
+    reasons.set(reason, (reasons.get(reason) || new Set()).add(row.variant));
+  }
+  const why = [...reasons].map(([reason, variants]) => (one ? reason : `${[...variants].sort(byVariant).join(", ")}: ${reason}`)).join("; ");
   const near = nearest(rows, wish, chosen);
   const parts = [make("p", { class: "notice" }, `${what}: ${why}.`)];
   let then = "";
@@ -131,7 +141,7 @@ function showMisfit(box, state) {
       wishFor({ channel, version: near.label, variant: near.variant });
       byId("result-title").focus();
     });
-    parts.push(make("p", null, then + ". ", button));
+    parts.push(make("p", null, then + "."), button);
   } else {
     then = `No wheel of ${wish.project} in this index fits.`;
     parts.push(make("p", null, then));

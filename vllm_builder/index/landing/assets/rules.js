@@ -31,6 +31,11 @@ function sm(capability) {
   return "sm_" + capability.replace(".", "");
 }
 
+/** 8.0, 9.0a -> "sm_80, sm_90a"; what is not spelt like that as it is. */
+function codes(archs) {
+  return archs.map((arch) => arch.replace(/^\d+\.\d+(?=[af]?(\+PTX)?$)/, sm)).join(", ");
+}
+
 const VERSION = /^(?:(\d+)!)?(\d+(?:\.\d+)*)(?:(a|b|rc)(\d+))?(?:\.post(\d+))?(?:\.dev(\d+))?(?:\+(.*))?$/;
 const sortKeys = new Map();
 
