@@ -53,7 +53,6 @@ _HOMES = {
     "Bundle": "bundling.making",
     "Plan": "stages.plan.model",
     "PublishResult": "stages.publish.model",
-    "PublishResult": "stages.publish.model",
 }
 
 
