@@ -57,7 +57,7 @@ def signed(tmp_path: Path) -> Candidate:
     private, _ = keys(tmp_path, "team")
     path = make_wheel(tmp_path / "dist", "vllm", "1.0+cpu", record=record("1.0+cpu"))
     one = read_candidate(path)
-    return replace(one, provenance=prove(one, load_signing_key(private, {})).envelope)
+    return replace(one, provenance=prove(one, load_signing_key(private, {})))
 
 
 def found(storage: Folder, *public: Path) -> set[tuple[str, str]]:
