@@ -90,10 +90,16 @@ class Walk:
             try:
                 for number, done in enumerate(as_completed(running), 1):
                     yield from done.result()
-                    self.emit(Progress(stage="index", task=what, done=number, total=len(running), unit=what))
+                    tell(self.emit, what, number, len(running))
             finally:
                 for one_left in running:
                     one_left.cancel()
+
+
+def tell(emit: Emit, what: str, done: int, total: int) -> None:
+    """How far it is, in some hundred steps at most."""
+    if done == total or done % max(1, total // 100) == 0:
+        emit(Progress(stage="index", task=what, done=done, total=total, unit=what))
 
 
 def journal(storage: Storage) -> Iterator[tuple[Stat, Entry | None]]:
