@@ -225,6 +225,17 @@ def test_what_the_manifest_says_wrongly_of_a_wheel(root: Path) -> None:
     assert "Requires-Python" in found[0].what
 
 
+def test_a_page_of_another_version_that_reads_the_same_is_a_remark(root: Path) -> None:
+    for name in ("index.html", "index.json"):
+        path = root / "release/cpu/vllm" / name
+        path.write_text(path.read_text().replace("</body>", "<!-- older --></body>").replace('": "', '":"'))
+    assert errors(Folder(root)) == set()
+    found = [one.where for one in report(Folder(root)).findings if one.check == "page-differs"]
+    assert found == ["release/cpu/vllm/index.html", "release/cpu/vllm/index.json"]
+    rebuild(Folder(root))
+    assert remarks(Folder(root)) & {"page-differs"} == set()
+
+
 def test_files_of_somebody_else_are_named(root: Path) -> None:
     (root / "notes.txt").write_text("mine")
     (root / Path(a_file(root).key).parent / "stray").write_text("x")

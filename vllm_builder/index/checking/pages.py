@@ -81,7 +81,18 @@ def _object(
             key,
             f"Was an older manifest put back? {rebuild}",
         )
-    elif pages.unmarked(there.data) != pages.unmarked(data):
+    elif pages.unmarked(there.data) == pages.unmarked(data):
+        pass
+    elif severity == "error" and _still_right(walk, page, key, there.data, kind):
+        yield _finding(
+            "page-differs",
+            "warning",
+            f"The page {key} is written in another way than this vllm-builder does; clients read the right thing.",
+            key,
+            rebuild,
+            why="Another version wrote it, or somebody edited it.",
+        )
+    else:
         since = _changed_in(walk, page)
         stale = 0 <= made < since
         yield _finding(
@@ -129,47 +140,59 @@ def _changed_in(walk: Walk, page: Page | None) -> int:
 
 def _as_read(walk: Walk, page: Page) -> Iterator[Finding]:
     """What clients make of HTML and JSON is what the manifest says, and each link leads to its file."""
+    folder = layout.folder_of(page.channel, page.variant, page.project)
+    for name in (layout.HTML, layout.JSON):
+        blob = walk.storage.read(folder + name)
+        wrong = _misread(walk, page, folder + name, blob.data) if blob is not None else ""
+        if wrong:
+            yield _finding(
+                "page-misread",
+                "error",
+                f"Clients read from {folder + name} something else than the manifest says.",
+                folder + name,
+                "Please report it: this is a fault of vllm-builder.",
+                why=wrong,
+            )
+
+
+def _misread(walk: Walk, page: Page, key: str, data: bytes) -> str:
+    """What a client gets wrong of a page; empty: nothing."""
     from pypi_simple import ProjectPage
 
     files = walk.snapshot.shard(page.project, page.variant).files
     wanted = {file.filename: _facts(file) for file in files if page.channel in file.channels}
+    try:
+        if data.lstrip().startswith(b"{"):
+            read = ProjectPage.from_json_data(json.loads(data), base_url=_BASE + key)
+        else:
+            read = ProjectPage.from_html(page.project, data.decode(), base_url=_BASE + key)
+    except Exception as error:  # noqa: BLE001  # of any parser
+        return f"It cannot be read: {error}"
+    found = {
+        one.filename: (
+            unquote(urlsplit(urljoin(_BASE + key, one.url)).path).lstrip("/"),
+            one.digests.get("sha256"),
+            one.requires_python or "",
+            one.is_yanked,
+            (one.yanked_reason or "") if one.is_yanked else "",
+            (one.metadata_digests or {}).get("sha256"),
+        )
+        for one in read.packages
+    }
+    wrong = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+    if not wrong:
+        return ""
+    return f"{wrong[0]}: read {found.get(wrong[0])}; in the manifest {wanted.get(wrong[0])}."
+
+
+def _still_right(walk: Walk, page: Page | None, key: str, data: bytes, kind: str) -> bool:
+    """Whether a page of a project that is not the one that this version would write says the same all the same."""
+    if page is None or not page.project:
+        return False
     folder = layout.folder_of(page.channel, page.variant, page.project)
-    for name in (layout.HTML, layout.JSON):
-        key = folder + name
-        blob = walk.storage.read(key)
-        if blob is None:
-            continue
-        try:
-            if name == layout.HTML:
-                read = ProjectPage.from_html(page.project, blob.data.decode(), base_url=_BASE + key)
-            else:
-                read = ProjectPage.from_json_data(json.loads(blob.data), base_url=_BASE + key)
-        except Exception as error:  # noqa: BLE001  # of any parser
-            yield _finding(
-                "page-unreadable", "error", f"{key} cannot be read: {error}", key, "Please report it."
-            )
-            continue
-        found = {
-            one.filename: (
-                unquote(urlsplit(urljoin(_BASE + key, one.url)).path).lstrip("/"),
-                one.digests.get("sha256"),
-                one.requires_python or "",
-                one.is_yanked,
-                (one.yanked_reason or "") if one.is_yanked else "",
-                (one.metadata_digests or {}).get("sha256"),
-            )
-            for one in read.packages
-        }
-        if found != wanted:
-            wrong = sorted(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n))
-            yield _finding(
-                "page-misread",
-                "error",
-                f"Clients read from {key} something else than the manifest says about {wrong[0]}.",
-                key,
-                "Please report it: this is a fault of vllm-builder.",
-                why=f"Read: {found.get(wrong[0])}; in the manifest: {wanted.get(wrong[0])}.",
-            )
+    mine = key.removeprefix(layout.JSON_ROOT).startswith(folder)
+    as_kind = data.lstrip().startswith(b"{") == (kind == pages.JSON_TYPE)
+    return mine and as_kind and pages.revision_of(data) >= 0 and not _misread(walk, page, key, data)
 
 
 def _facts(file: File) -> tuple[str, str, str, bool, str, str]:
