@@ -74,6 +74,8 @@ def variant(shard: Shard, revision: int) -> bytes:
         "REVISION": str(revision),
         "STYLE": "../../../" + assets()[1].key,
         "TITLE": f"{escape(shard.project)} for {escape(shard.variant)}",
+        "PROJECT": escape(shard.project),
+        "VARIANT": escape(shard.variant),
         "CHANNELS": _links(shard, channels, sorted(channels)),
         "VERSIONS": _links(shard, own, newest[:_VERSIONS_SHOWN]),
     }.items():
