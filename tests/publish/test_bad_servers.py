@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from publish_helpers import Publisher, key_pair
-from servers import PASSWORD, Answer, BadServer, certificate
+from upload_servers import PASSWORD, Answer, BadServer, certificate
 
 from vllm_builder.errors import BuilderError, PublishRefused, SettingsError, StorageFailed
 from vllm_builder.events import Progress
