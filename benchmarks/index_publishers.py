@@ -78,7 +78,12 @@ def drive(
     to: str, folder: Path, *, wheels: int, publishers: int, kills: int, pause: float, seed: int
 ) -> dict[str, object]:
     """Run it. The publishers are forked of this process, which has read all modules and does nothing itself."""
+    import importlib
+
     from index_helpers import make_wheel
+
+    for name in ("publishing", "storage.objects", "storage.s3"):
+        importlib.import_module(f"vllm_builder.index.{name}")
 
     chance = random.Random(seed)
     paths = [
@@ -101,7 +106,7 @@ def drive(
             return
         try:
             publisher(to, tasks[number], notes[number])
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 (it is noted, and judged)
             notes[number].add("failed", repr(error))
             os._exit(1)
         os._exit(0)
@@ -148,6 +153,7 @@ def judge(to: str, found: dict[str, object]) -> None:
     from index_helpers import assert_sound
 
     from vllm_builder.index import layout
+    from vllm_builder.index.checking import check
     from vllm_builder.index.storage import open_storage
     from vllm_builder.index.transaction import finish_leftovers
 
@@ -164,6 +170,16 @@ def judge(to: str, found: dict[str, object]) -> None:
     assert not list(storage.list(layout.JOURNAL))
     assert_sound(storage)
     found["shards_left_behind"] = _left_behind(storage, snapshot.root)
+    # What was killed in the middle leaves things that nobody names, and that prune deletes: no errors.
+    report = check(storage)
+    assert report.good, [one for one in report.findings if one.severity == "error"]
+    found["check"] = {
+        "errors": 0,
+        "others": sorted({f"{one.severity}: {one.check}" for one in report.findings}),
+        "files": report.files,
+        "pages": report.pages,
+        "seconds": round(report.seconds, 1),
+    }
 
 
 def _left_behind(storage: object, root: object) -> int:

@@ -306,14 +306,27 @@ def test_pages_of_what_is_gone_stay_empty_until_they_are_rebuilt(root: Path) -> 
     prune(storage, keep=1, grace=timedelta(0), clock=lambda: now + timedelta(hours=2))
     assert errors(storage) == set()
     assert "emptied-pages" in remarks(storage)
+    assert "extra" not in remarks(storage)
     page = root / "1.0.dev0/cpu/vllm/index.html"
     # One that still shows what is gone is wrong.
     page.write_text(page.read_text().replace("</body>", '<a href="x.whl">x.whl</a></body>'))
     assert "page-altered" in errors(storage)
     assert rebuild(storage).removed
     assert not page.exists()
+    assert not (root / "1.0.dev0").exists()
     assert errors(storage) == set()
     assert "emptied-pages" not in remarks(storage)
+
+
+def test_what_variants_share_is_one_fault(root: Path, tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path, "vllm", "0.9.2+cu130")
+    publish(Folder(root), [read_candidate(wheel, channels=["release"])])
+    assert {path.parent.name for path in root.glob("release/*/index.html")} >= {"cpu", "cu130"}
+    (root / "release" / "index.html").unlink()
+    (found,) = (one for one in report(Folder(root)).findings if one.severity == "error")
+    assert (found.check, found.where) == ("page-missing", "release/index.html")
+    rebuild(Folder(root))
+    assert errors(Folder(root)) == set()
 
 
 def test_a_copied_index_is_in_order_and_can_be_rebuilt(root: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -235,16 +235,6 @@ def test_links_of_the_json_root_lead_to_the_same_files(project: str) -> None:
     other = ProjectPage.from_json_data(json.loads(found[folder + "index.json"]), base_url=base + folder)
     assert one.packages == other.packages
     assert pages.revision_of(found["json/" + folder]) == 7
-
-
-def test_times_are_utc_whatever_zone_they_came_from() -> None:
-    from datetime import timezone
-
-    there = file_of().model_copy(update={"uploaded": AT})
-    moved = File.model_validate(
-        there.model_dump() | {"uploaded": AT.astimezone(timezone(timedelta(hours=9)))}
-    )
-    assert render(moved) == render(there)
 
 
 def test_an_address_without_its_variant_leads_to_the_page_for_people(tmp_path: Path) -> None:

@@ -213,6 +213,7 @@ def test_uploads_that_nobody_entered_and_older_states_go(index: Index) -> None:
         index.storage.create(one, b"half", content_type="", cache_control="")
     half = index.storage.root / ".index/tmp/left"
     half.write_bytes(b"x")
+    os.utime(half, (NOW.timestamp() - 120, NOW.timestamp() - 120))
     index.now = NOW + timedelta(minutes=10)
     assert index.prune(keep=9, grace=timedelta(0)).leftovers == ()  # somebody may be at work
     index.now = NOW + 8 * DAY
@@ -261,3 +262,76 @@ def test_the_same_bytes_under_two_names(index: Index) -> None:
     assert names == {other.name, "vllm-1.0.dev1+cpu-py3-none-any.whl"}
     assert all(index.storage.stat(key) for _, file in snapshot.files() for key in file.keys)
     publish(index.storage, [one], clock=index.clock)
+
+
+def test_nobody_loses_what_is_published_while_it_is_pruned(index: Index) -> None:
+    """Three publishers publish the same wheels again and again, while somebody deletes all that is superseded."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from vllm_builder.index.checking import check
+
+    dist = [make_wheel(index.folder / "dist", "vllm", f"1.0.dev{number}+cpu") for number in range(4)]
+    found = [read_candidate(path) for path in dist]
+    lost: list[str] = []
+
+    def publisher(first: int) -> None:
+        storage = Folder(index.storage.root)
+        for turn in range(4):
+            one = found[(first + turn) % len(found)]
+            publish(storage, [one])
+            # What is named is there, at every moment after it was acknowledged; it may have been deleted since.
+            snapshot = load(storage)
+            assert snapshot is not None
+            for _, file in snapshot.files():
+                if any(storage.stat(key) is None for key in file.keys):
+                    now = load(storage)
+                    assert now is not None
+                    if file in [other for _, other in now.files()]:
+                        lost.append(file.key)
+
+    def pruner() -> None:
+        for turn in range(8):
+            later = NOW + timedelta(hours=2 * turn)
+            prune(Folder(index.storage.root), keep=1, grace=timedelta(0), clock=lambda now=later: now)  # type: ignore[misc]
+
+    publish(index.storage, found[:1])
+    with ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(publisher, first) for first in range(3)] + [pool.submit(pruner)]
+        for one in running:
+            one.result()
+    assert lost == []
+    publish(index.storage, found)
+    assert {file.sha256 for _, file in _files(index)} == {one.sha256 for one in found}
+    ahead = NOW + timedelta(days=2)
+    assert [
+        one for one in check(index.storage, clock=lambda: ahead).findings if one.severity == "error"
+    ] == []
+
+
+def _files(index: Index) -> list[tuple[str, object]]:
+    snapshot = load(index.storage)
+    assert snapshot is not None
+    return list(snapshot.files())
+
+
+def test_an_object_store_is_pruned_too(s3_url: str, tmp_path: Path) -> None:
+    from vllm_builder.index.checking import check
+    from vllm_builder.index.storage import open_storage
+
+    storage = open_storage(s3_url)
+    for number in range(2):
+        path = make_wheel(tmp_path / "dist", "vllm", f"1.0.dev{number}+cpu")
+        publish(storage, [read_candidate(path)], clock=lambda n=number: NOW + n * DAY)  # type: ignore[misc]
+    orphan = layout.wheel_key("vllm", "0.1", "1" * 64, "vllm-0.1-py3-none-any.whl")
+    storage.create(orphan, b"x", content_type="application/octet-stream", cache_control="no-cache")
+    later = NOW + 3 * DAY
+    first = prune(storage, keep=1, grace=timedelta(0), clock=lambda: later)
+    assert [one.version for one in first.yanked] == ["1.0.dev0+cpu"]
+    assert orphan in {one.key for one in first.leftovers}
+    assert storage.stat(orphan) is None
+    after = later + timedelta(hours=2)
+    second = prune(storage, keep=1, grace=timedelta(0), clock=lambda: after)
+    assert [one.version for one in second.deleted] == ["1.0.dev0+cpu"]
+    wheels = {one.key for one in storage.list(layout.FILES) if one.key.endswith(".whl")}
+    assert len(wheels) == 1
+    assert [one for one in check(storage, clock=lambda: after).findings if one.severity != "info"] == []

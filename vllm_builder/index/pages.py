@@ -111,6 +111,12 @@ def objects(storage: Storage, snapshot: Snapshot, page: Page) -> Iterator[tuple[
             yield f"{page.channel}/", signpost, HTML_TYPE
 
 
+def is_signpost(key: str) -> bool:
+    """Whether it is ``CHANNEL/`` or ``CHANNEL/index.html``: for who leaves the variant out."""
+    channel, _, rest = key.partition("/")
+    return key == f"{channel}/{rest}" and rest in {"", layout.HTML} and channel not in layout.RESERVED
+
+
 def revision_of(data: bytes) -> int:
     """Of a page, from its beginning; -1 where it names none."""
     found = _REVISION.search(data[:_HEAD])

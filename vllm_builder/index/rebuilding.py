@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from vllm_builder.errors import IndexDamaged, WheelError
 from vllm_builder.events import Emit, Note, StageFinished, StageStarted, ignore
 from vllm_builder.index import landing, layout, pages
 from vllm_builder.index.checking.rest import page_of
-from vllm_builder.index.checking.walk import journal, pages_of
+from vllm_builder.index.checking.walk import journal, pages_of, tell
 from vllm_builder.index.manifest import Clock, Snapshot, load, utc_now
 from vllm_builder.index.model import File, Page, Root, to_bytes
 from vllm_builder.index.publishing import SIDECAR_TYPE
@@ -36,7 +39,12 @@ class Rebuilt(Model):
 
 
 def rebuild(
-    storage: Storage, *, from_shards: bool = False, clock: Clock = utc_now, emit: Emit = ignore
+    storage: Storage,
+    *,
+    from_shards: bool = False,
+    jobs: int = 8,
+    clock: Clock = utc_now,
+    emit: Emit = ignore,
 ) -> Rebuilt:
     """Write all pages from the manifest, whatever is there; others may publish meanwhile.
 
@@ -47,6 +55,7 @@ def rebuild(
         IndexDamaged: the manifest cannot be read; with ``from_shards``: what the pages show is in none of its parts.
         StorageFailed and its like: see :class:`~vllm_builder.index.storage.base.Storage`.
     """
+    started = time.monotonic()
     emit(StageStarted(stage="index", title=f"Rebuild {storage.url}"))
     recovered: tuple[str, ...] = ()
     if from_shards:
@@ -63,14 +72,22 @@ def rebuild(
     sidecars = tuple(
         key for _, file in snapshot.files() if (key := _sidecar(storage, file, emit)) is not None
     )
-    expected = set()
-    written = 0
-    for key, data, kind in (
-        *(one for page in wanted for one in pages.objects(storage, snapshot, page)),
-        *landing.objects(storage, snapshot),
-    ):
-        expected.add(key)
-        written += pages.put(storage, key, data, kind, snapshot.root.revision)
+    expected: set[str] = set()
+
+    def put(objects: Iterable[tuple[str, bytes, str]]) -> int:
+        count = 0
+        for key, data, kind in objects:
+            expected.add(key)
+            count += pages.put(storage, key, data, kind, snapshot.root.revision)
+        return count
+
+    written = put(landing.objects(storage, snapshot))
+    # Most of the time goes into waiting for a disk or a server.
+    with ThreadPoolExecutor(max_workers=jobs) as pool:
+        made = pool.map(lambda page: put(pages.objects(storage, snapshot, page)), wanted)
+        for number, count in enumerate(made, 1):
+            written += count
+            tell(emit, "pages", number, len(wanted))
     removed = [key for key in known if key not in expected]
     if any(entry is not None for _, entry in journal(storage)):
         # A publisher is at work: one slower than this must find a newer page, and not none.
@@ -87,7 +104,11 @@ def rebuild(
         removed=(*removed, *broken),
         recovered=recovered,
     )
-    emit(StageFinished(stage="index", seconds=0.0, summary=f"{report.written} files written"))
+    emit(
+        StageFinished(
+            stage="index", seconds=time.monotonic() - started, summary=f"{report.written} files written"
+        )
+    )
     return report
 
 

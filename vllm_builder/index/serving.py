@@ -292,6 +292,7 @@ def _listening(host: str, port: int) -> socket.socket:
             hint = "Choose another --port, or 0 for any that is free."
         elif error.errno in {errno.EACCES, errno.EPERM}:
             hint = "Choose a --port from 1024 on, or 0 for any that is free."
-        raise SettingsError(
-            f"The address {host}:{port} cannot be had.", why=f"{error.strerror or error}.", next=hint
-        ) from error
+        # A number below 0 is a name that could not be looked up.
+        number = error.errno or 0
+        why = os.strerror(number) if number > 0 else error.strerror or str(error)
+        raise SettingsError(f"The address {host}:{port} cannot be had.", why=f"{why}.", next=hint) from error

@@ -140,7 +140,7 @@ def page_of(storage: Storage, key: str) -> Page | Literal["landing"] | None:
     blob = storage.read(key, limit=1024)
     if blob is None or pages.revision_of(blob.data) < 0:
         return None
-    if key.startswith(layout.LANDING) or key == layout.LANDING_PAGE:
+    if key.startswith(layout.LANDING) or key == layout.LANDING_PAGE or pages.is_signpost(key):
         return "landing"
     parts = key.removeprefix(layout.JSON_ROOT).split("/")
     try:

@@ -59,7 +59,7 @@ def summary(shard: Shard, revision: int) -> bytes:
             1 if file.yanked else 0,
         ]
         if not named:
-            row.append(file.channels[0] if file.channels else "")
+            row.append(min(file.channels, key=lambda one: _COMMIT.fullmatch(one) is not None, default=""))
         rows.append(row)
     return script(
         revision,

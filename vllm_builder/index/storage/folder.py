@@ -160,13 +160,14 @@ class Folder:
         """
         found = []
         folder = self.root / _PRIVATE / "tmp"
+        if folder.is_dir() and not dry_run:
+            # This machine's clock may be ahead of the file system's, and some files are new.
+            before = min(before, _clock_of(folder) - _LEFTOVER)
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             with suppress(FileNotFoundError), self._errors(f"deleting {path.name}"):
                 there = path.lstat()
-                if there.st_mtime <= before:
+                if there.st_mtime <= before and _remove_unlocked(path, dry_run=dry_run):
                     found.append(Stat(path.relative_to(self.root).as_posix(), there.st_size, there.st_mtime))
-                    if not dry_run:
-                        path.unlink()
         return tuple(found)
 
     def _path(self, key: str) -> Path:
@@ -284,19 +285,39 @@ def _chunks(data: bytes | Path) -> Iterator[bytes]:
 def _tidy(folder: Path) -> None:
     """Remove what killed writers left. By the file system's own clock, which may not be this machine's."""
     with suppress(OSError):
-        with tempfile.NamedTemporaryFile(dir=folder, prefix="clock-") as clock:
-            now = os.fstat(clock.fileno()).st_mtime
+        now = _clock_of(folder)
         for left in folder.iterdir():
             with suppress(OSError):
                 if now - left.stat().st_mtime < _LEFTOVER:
                     continue
-                fd = os.open(left, os.O_RDWR)
-                try:
-                    # Its writer holds a lock as long as it lives. Where locks do not work nothing is removed.
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    left.unlink(missing_ok=True)
-                finally:
-                    os.close(fd)
+                _remove_unlocked(left)
+
+
+def _clock_of(folder: Path) -> float:
+    """What the file system takes for now."""
+    with tempfile.NamedTemporaryFile(dir=folder, prefix="clock-") as clock:
+        return os.fstat(clock.fileno()).st_mtime
+
+
+def _remove_unlocked(path: Path, *, dry_run: bool = False) -> bool:
+    """Remove a file whose writer is gone: one holds a lock as long as it lives. Where locks do not work nothing is removed.
+
+    Returns:
+        whether it was removed, or would be.
+    """
+    try:
+        fd = os.open(path, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not dry_run:
+            path.unlink(missing_ok=True)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
 
 
 def _token(data: bytes) -> Token:

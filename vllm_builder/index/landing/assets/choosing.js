@@ -31,12 +31,22 @@ function load(path, revision) {
 
 /** One object per wheel, of what a choice is made by. */
 function rowsOf(list) {
+  // 0.9.2 and 0.9.2+cu130 in one variant are two things: then each goes by its whole version.
+  const versions = new Map();
+  for (const [version] of list.rows) {
+    const label = labelOf(version, list.variant);
+    versions.set(label, (versions.get(label) || new Set()).add(version));
+  }
+  const shown = (version) => {
+    const label = labelOf(version, list.variant);
+    return versions.get(label).size > 1 ? version : label;
+  };
   return list.rows.map(([version, minutes, channels, archs, tags, yanked, own]) => ({
     project: list.project,
     variant: list.variant,
     device: list.device,
     version,
-    label: labelOf(version, list.variant),
+    label: shown(version),
     uploaded: minutes * 60000,
     channels: list.channels[channels],
     own: own || "",
@@ -99,9 +109,10 @@ function channelsOf(rows) {
  */
 function choose(rows, wish) {
   const channels = channelsOf(rows);
-  const channel = channels.includes(wish.channel) ? wish.channel
-    : wish.version ? channelsOf(rows.filter((row) => row.label === wish.version))[0] || channels[0]
-    : channels[0];
+  // A version that was promoted since its address was shared is where it is now.
+  const having = channelsOf(rows.filter((row) => row.label === wish.version));
+  const channel = [wish.channel, ...having].find((name) => having.includes(name))
+    || (channels.includes(wish.channel) ? wish.channel : channels[0]);
   const here = rows.filter((row) => inChannel(row, channel));
   const byLabel = new Map();
   for (const row of here) {

@@ -52,6 +52,12 @@ function baseAddress() {
   }
 }
 
+/** What an address asked for and is not there: said, not passed over. */
+function missing(effective) {
+  return WISHES.filter((name) => wishes[name] && wishes[name] !== effective[name])
+    .map((name) => `${name} ${wishes[name].slice(0, 60)}`);
+}
+
 function gpuNamed(name) {
   const found = GPUS.find((one) => one.names.includes(name));
   return found ? found.capability : "";
@@ -67,7 +73,7 @@ async function refresh() {
   if (!current || current.project !== project) {
     const came = await Promise.all(shards.map(([, variant, , revision]) => load(`landing/${project}/${variant}/index.js`, revision)));
     const missing = shards.filter((_, at) => !came[at]).map(([, variant]) => `landing/${project}/${variant}/index.js`);
-    if (missing.length) trouble(`${missing.join(", ")} cannot be loaded, so what it lists is missing here. \`vllm-builder index rebuild\` makes it anew.`);
+    if (missing.length) trouble(`${missing.join(", ")} cannot be loaded, so what it lists is missing here. Reload the page in a moment; if it stays so, \`vllm-builder index rebuild\` makes it anew.`);
     current = {
       project,
       rows: shards.flatMap(([, variant]) => { const list = known.lists.get(project + " " + variant); return list ? rowsOf(list) : []; }),
@@ -89,8 +95,10 @@ async function refresh() {
   const chosen = choose(rows, wish);
   const installer = INSTALLERS.some(([name]) => name === wishes.installer) ? wishes.installer : "pip";
   showForm(projects, machines, rows, wish, chosen, installer);
-  showResult({ rows, wish, chosen, installer, base: baseAddress(), revisions: current.revisions });
   current.whole = { ...wish, channel: chosen.channel, version: chosen.version, variant: chosen.variant, installer };
+  byId("missing").textContent = missing(current.whole).length ? `Not to be had here: ${missing(current.whole).join(", ")}. This is what comes nearest.` : "";
+  byId("missing").hidden = !byId("missing").textContent;
+  showResult({ rows, wish, chosen, installer, base: baseAddress(), revisions: current.revisions });
 }
 
 function showForm(projects, machines, rows, wish, chosen, installer) {

@@ -39,7 +39,7 @@ function showResult(state) {
     head,
     ...warnings.map((text) => make("p", { class: "notice" }, text)),
     ...blocks.map(codeBlock),
-    make("ul", { class: "notes" }, ...[...notes, ...torchNotes(fitting[0], state.installer), ...gpuNotes(fitting[0], wish)]
+    make("ul", { class: "notes" }, ...[...notes, ...channelNotes(chosen.channel), ...torchNotes(fitting[0], state.installer), ...gpuNotes(fitting[0], wish)]
       .map((note) => make("li", null, note))),
     ...fitting.map((file, at) => factsOf(file, fitting.length > 1, at)));
   return say(`${warnings.join(" ")} Line for ${wish.project} ${version}, variant ${chosen.variant}${blocks.length ? ": " + blocks[0].text : ""}`);
@@ -60,6 +60,10 @@ function warningsOf(file, state) {
   }
   if (!state.base) found.push("The page does not know its address.");
   return found;
+}
+
+function channelNotes(channel) {
+  return channel === "nightly" ? ["Nightlies are deleted after a while. What has to install for long should take a release."] : [];
 }
 
 function torchNotes(file, installer) {
@@ -125,7 +129,7 @@ function showMisfit(box, state) {
   const one = wish.variant === chosen.variant || chosen.variants.length === 1;
   const what = `No wheel of ${wish.project} ${chosen.version}${one ? ` for ${chosen.variant}` : ""} fits ${have}`;
   const reasons = new Map();
-  for (const row of one ? chosen.ofVariant : chosen.ofVersion) {
+  for (const row of one ? chosen.ofVariant : [...chosen.ofVersion].sort((a, b) => byVariant(a.variant, b.variant))) {
     const reason = misfit(row, wish);
     reasons.set(reason, (reasons.get(reason) || new Set()).add(row.variant));
   }

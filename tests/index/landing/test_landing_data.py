@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from vllm_builder.index import landing
 from vllm_builder.index.landing import data, html
 from vllm_builder.index.manifest import Draft, Snapshot, load
 from vllm_builder.index.model import Facts, File, Shard
+from vllm_builder.index.pages import unmarked
 from vllm_builder.index.storage.folder import Folder
 from vllm_builder.index.transaction import change
 from vllm_builder.stages.plan.compatibility import compatibility
@@ -77,6 +79,22 @@ def test_an_older_state_never_replaces_a_newer_one(tmp_path: Path) -> None:
     before = landing_files(storage)
     assert landing.write(storage, slow, ["vllm 1.0+cpu"]) == 0
     assert landing_files(storage) == before
+
+
+def test_many_publishers_at_once_leave_the_newest_state(tmp_path: Path) -> None:
+    storage = Folder(tmp_path / "index")
+    wheels = [
+        candidate(tmp_path / f"{n}", f"1.{n}+{v}", v, channel="release")
+        for n in range(6)
+        for v in ("cpu", "cu130")
+    ]
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda one: put(storage, [one]), wheels))
+    snapshot = loaded(storage)
+    there = landing_files(storage)
+    for key, content, _ in landing.objects(storage, snapshot):
+        assert unmarked(there.pop(key)) == unmarked(content), key
+    assert there == {}
 
 
 def test_all_of_it_can_be_made_anew_from_the_manifest(tmp_path: Path) -> None:
@@ -147,6 +165,8 @@ def test_channels_of_a_version_or_commit_are_not_offered() -> None:
     )
     only = Shard(project="demo", variant="cu130", revision=1, files=(file("2.0", ("2.0",)),))
     assert b'"2.0"]]' in data.summary(only, 1)
+    both = Shard(project="demo", variant="cu130", revision=1, files=(file("2.0", (commit, "2.0")),))
+    assert b'"2.0"]]' in data.summary(both, 1)
 
 
 def test_equal_values_are_written_once() -> None:
