@@ -153,6 +153,7 @@ def judge(to: str, found: dict[str, object]) -> None:
     from index_helpers import assert_sound
 
     from vllm_builder.index import layout
+    from vllm_builder.index.checking import check
     from vllm_builder.index.storage import open_storage
     from vllm_builder.index.transaction import finish_leftovers
 
@@ -169,6 +170,16 @@ def judge(to: str, found: dict[str, object]) -> None:
     assert not list(storage.list(layout.JOURNAL))
     assert_sound(storage)
     found["shards_left_behind"] = _left_behind(storage, snapshot.root)
+    # What was killed in the middle leaves things that nobody names, and that prune deletes: no errors.
+    report = check(storage)
+    assert report.good, [one for one in report.findings if one.severity == "error"]
+    found["check"] = {
+        "errors": 0,
+        "others": sorted({f"{one.severity}: {one.check}" for one in report.findings}),
+        "files": report.files,
+        "pages": report.pages,
+        "seconds": round(report.seconds, 1),
+    }
 
 
 def _left_behind(storage: object, root: object) -> int:

@@ -138,8 +138,8 @@ class Request:
 
 
 Fault = Callable[[Request], int | str | None]
-"""A status to answer with (nothing is stored), ``"cut"`` to hang up before anything is stored, ``"lost"`` to do what was
-asked and hang up in place of an answer, or None to serve as usual."""
+"""A status to answer with (nothing is stored), ``"cut"`` to hang up before anything is stored, ``"stop"`` to hang up in the
+middle of an upload, ``"lost"`` to do what was asked and hang up in place of an answer, or None to serve as usual."""
 
 
 @dataclass
@@ -179,19 +179,22 @@ def _guarded(application: Any, server: S3Server) -> Any:
     lock = threading.Lock()
 
     def serve(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        length = environ.get("CONTENT_LENGTH")
-        body = environ["wsgi.input"].read(int(length)) if length else b""
-        if environ.get("wsgi.input_terminated"):
-            body = environ["wsgi.input"].read()
-        if length and len(body) < int(length):
-            raise _Hangup
-        environ["wsgi.input"] = io.BytesIO(body)
         headers = {k[5:].replace("_", "-").lower(): v for k, v in environ.items() if k.startswith("HTTP_")}
         request = Request(
             environ["REQUEST_METHOD"], environ["PATH_INFO"], headers, environ.get("QUERY_STRING", "")
         )
         server.seen.append(request)
         decided = next((found for fault in server.faults if (found := fault(request)) is not None), None)
+        length = environ.get("CONTENT_LENGTH")
+        if decided == "stop":
+            environ["wsgi.input"].read(int(length or 0) // 2)
+            raise _Hangup
+        body = environ["wsgi.input"].read(int(length)) if length else b""
+        if environ.get("wsgi.input_terminated"):
+            body = environ["wsgi.input"].read()
+        if length and len(body) < int(length):
+            raise _Hangup
+        environ["wsgi.input"] = io.BytesIO(body)
         if decided == "cut":
             raise _Hangup
         if isinstance(decided, int):

@@ -276,11 +276,17 @@ def test_places_that_are_no_index(types: Types, tmp_path: Path, command: tuple[s
 def test_nobodys_folder_is_taken_over(types: Types, dist: Path, tmp_path: Path) -> None:
     wheel = next(dist.glob("*.whl"))
     (tmp_path / "file").write_text("x")
-    for place in ("file", "dist"):
+    # Names as an index has them do not make one.
+    for name in ("files/report.pdf", "manifest/notes.json", "journal/monday.md"):
+        path = tmp_path / "mine" / name.partition("/")[0] / name
+        path.parent.mkdir(parents=True)
+        path.write_text("mine")
+    for place in ("file", "dist", "mine/files", "mine/manifest", "mine/journal"):
         code, _, err = types("publish", wheel, "--to", place, "--no-verify", "toys")
         assert code == errors.SettingsError.exit_code
         assert "--to" in err
     assert all(p.suffix == ".whl" for p in dist.iterdir())
+    assert all(p.read_text() == "mine" for p in (tmp_path / "mine").rglob("*") if p.is_file())
     (tmp_path / "empty").mkdir()
     assert types("publish", wheel, "--to", "empty", "--no-verify", "toys")[0] == 0
 

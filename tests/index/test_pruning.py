@@ -312,3 +312,26 @@ def _files(index: Index) -> list[tuple[str, object]]:
     snapshot = load(index.storage)
     assert snapshot is not None
     return list(snapshot.files())
+
+
+def test_an_object_store_is_pruned_too(s3_url: str, tmp_path: Path) -> None:
+    from vllm_builder.index.checking import check
+    from vllm_builder.index.storage import open_storage
+
+    storage = open_storage(s3_url)
+    for number in range(2):
+        path = make_wheel(tmp_path / "dist", "vllm", f"1.0.dev{number}+cpu")
+        publish(storage, [read_candidate(path)], clock=lambda n=number: NOW + n * DAY)  # type: ignore[misc]
+    orphan = layout.wheel_key("vllm", "0.1", "1" * 64, "vllm-0.1-py3-none-any.whl")
+    storage.create(orphan, b"x", content_type="application/octet-stream", cache_control="no-cache")
+    later = NOW + 3 * DAY
+    first = prune(storage, keep=1, grace=timedelta(0), clock=lambda: later)
+    assert [one.version for one in first.yanked] == ["1.0.dev0+cpu"]
+    assert orphan in {one.key for one in first.leftovers}
+    assert storage.stat(orphan) is None
+    after = later + timedelta(hours=2)
+    second = prune(storage, keep=1, grace=timedelta(0), clock=lambda: after)
+    assert [one.version for one in second.deleted] == ["1.0.dev0+cpu"]
+    wheels = {one.key for one in storage.list(layout.FILES) if one.key.endswith(".whl")}
+    assert len(wheels) == 1
+    assert [one for one in check(storage, clock=lambda: after).findings if one.severity != "info"] == []

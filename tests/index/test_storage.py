@@ -173,7 +173,9 @@ def test_keys_that_end_in_a_slash_are_objects_of_their_own(s3_url: str) -> None:
         storage.replace("nightly/cpu/", b"page 3", token=second, **TEXT)
 
 
-def test_large_files_go_up_in_parts(s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_files_go_up_in_parts(
+    s3: S3Server, s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from vllm_builder.fs import sha256_file
     from vllm_builder.index.storage import objects
 
@@ -186,6 +188,15 @@ def test_large_files_go_up_in_parts(s3_url: str, tmp_path: Path, monkeypatch: py
     storage.create("k/w", tmp_path / "w", sha256=sha256_file(tmp_path / "w"), **TEXT)
     with pytest.raises(Exists):
         storage.create("k/w", tmp_path / "w", **TEXT)
+    s3.fail("stop", method="PUT", path="k/broken", times=2)
+    storage.create("k/broken", tmp_path / "w", **TEXT)
+    s3.faults.clear()
+    assert b"".join(storage.chunks("k/broken")) == (tmp_path / "w").read_bytes()
+    s3.fail("stop", method="PUT", path="k/never")
+    monkeypatch.setitem(objects.RETRY, "max_retries", 0)  # type: ignore[misc]
+    with pytest.raises(StorageFailed):
+        open_storage(s3_url).create("k/never", tmp_path / "w", **TEXT)
+    assert "k/never" not in keys(storage)
     assert b"".join(storage.chunks("k/w")) == (tmp_path / "w").read_bytes()
 
 
@@ -198,6 +209,7 @@ def test_large_files_go_up_in_parts(s3_url: str, tmp_path: Path, monkeypatch: py
         (500, StorageFailed, "500"),
         (503, StorageFailed, "503"),
         ("cut", StorageFailed, "error sending request|Connection"),
+        ("stop", StorageFailed, "error sending request|Connection"),
     ],
 )
 @pytest.mark.parametrize("key", ["a/b", "a/b/"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 
 import pytest
@@ -65,6 +66,16 @@ def test_a_fault_is_answered_and_then_gone(s3: S3Server) -> None:
     with pytest.raises(ClientError, match="AccessDenied"):
         client.put_object(Bucket=s3.bucket, Key="secret", Body=b"x")
     client.put_object(Bucket=s3.bucket, Key="secret", Body=b"x")
+
+
+def test_of_an_upload_that_breaks_off_nothing_is_stored(s3: S3Server) -> None:
+    with socket.create_connection(("127.0.0.1", int(s3.url.rpartition(":")[2]))) as client:
+        client.sendall(
+            b"PUT /wheels/half HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n0123456789"
+        )
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(1000) == b""
+    assert "Contents" not in s3_client(s3).list_objects_v2(Bucket=s3.bucket)
 
 
 def test_a_key_may_end_in_a_slash(s3: S3Server) -> None:

@@ -9,7 +9,7 @@ import click
 from vllm_builder import __version__
 from vllm_builder.cli import screen
 from vllm_builder.cli.groups import LazyGroup
-from vllm_builder.cli.options import given, settings_options
+from vllm_builder.cli.options import PUBLISHING, given, settings_options
 
 _LAZY = {
     "doctor": ("vllm_builder.cli.doctor", "doctor"),
@@ -91,6 +91,10 @@ def build(json_: bool, verbose: bool, quiet: bool, **options: Any) -> None:
         )
         for part in result.record.compile.left_out:
             click.echo(f"left out: {part}", err=True)
+        if result.published is not None:
+            for one in result.published.wheels:
+                where = f"{one.variant}: {', '.join(one.channels)}" if one.channels else one.filename
+                click.echo(f"{one.outcome} in {result.published.to} ({where})", err=True)
     click.echo(str(result.wheel))
 
 
@@ -117,7 +121,7 @@ def plan(json_: bool, verbose: bool, quiet: bool, explain_against: str | None, *
 
 
 @cli.command()
-@settings_options(without=("out",), version_required=False)
+@settings_options(without=("out", *PUBLISHING), version_required=False)
 @click.option("--dest", required=True, metavar="DIR", help="Where the tree is put; must not exist")
 @_with_verbosity
 @json_option
@@ -131,7 +135,7 @@ def source(json_: bool, verbose: bool, quiet: bool, dest: str, **options: Any) -
 
 
 @cli.command()
-@settings_options(without=("out", "force"), version_required=False)
+@settings_options(without=("out", "force", *PUBLISHING), version_required=False)
 @_with_verbosity
 @json_option
 def environment(json_: bool, verbose: bool, quiet: bool, **options: Any) -> None:

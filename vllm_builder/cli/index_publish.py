@@ -30,6 +30,9 @@ from vllm_builder.cli.index import to_option
     "--no-verify", default=None, metavar="REASON", help="Do not verify; the reason is kept in the index"
 )
 @click.option("--sign-key", default=None, metavar="FILE", help="Sign the provenance with this private key")
+@click.option("--builder-id", default="", metavar="URI", help="Who built, for the provenance")
+@click.option("--no-provenance", is_flag=True, help="Put no provenance beside the wheels")
+@click.option("--simple-url", default="", metavar="URL", help="Of an upload server: where its pages are")
 @click.option("--offline", is_flag=True, help="Fetch nothing for verifying")
 @click.option("--cache-dir", metavar="DIR", help="The cache folder")
 @click.option("-q", "--quiet", is_flag=True, help="Show errors and the result only")
@@ -43,12 +46,20 @@ def publish(
     expect: str,
     no_verify: str | None,
     sign_key: str | None,
+    builder_id: str,
+    no_provenance: bool,
+    simple_url: str,
     offline: bool,
     cache_dir: str | None,
     quiet: bool,
     json_: bool,
 ) -> None:
     """Verify wheels and put them into an index: all of them appear, or none.
+
+    --to is a folder, s3://BUCKET/PREFIX, or the https:// address of an upload server (devpi, pypiserver, ...), where
+    {channel} and {variant} stand for the wheel's own. Credentials come from VLLM_BUILDER_PUBLISH_USERNAME and _PASSWORD,
+    twine's and uv's variables, ~/.pypirc, the keyring or netrc; an encrypted key is opened with
+    VLLM_BUILDER_SIGN_PASSPHRASE.
 
     The same command again changes nothing. Another content under a name that is taken is refused.
     """
@@ -71,6 +82,9 @@ def publish(
         expects=tuple(word.strip() for word in expect.split(",") if word.strip()),
         no_verify=no_verify,
         sign_key=Path(sign_key) if sign_key else None,
+        builder_id=builder_id,
+        provenance=not no_provenance,
+        simple_url=simple_url,
         offline=offline,
     )
     done = put(
@@ -86,6 +100,6 @@ def publish(
     for one in done.wheels:
         waits = f", waits for {', '.join(one.waits_for)}" if one.waits_for else ""
         proof = "" if one.checked is None else f"; {one.checked.result}, provenance {one.provenance}"
-        click.echo(
-            f"{one.outcome}{waits}: {one.filename} [{one.variant}] in {', '.join(one.channels)}{proof}"
-        )
+        where = f" [{one.variant}]" if one.variant else ""
+        where += f" in {', '.join(one.channels)}" if one.channels else ""
+        click.echo(f"{one.outcome}{waits}: {one.filename}{where}{proof}")

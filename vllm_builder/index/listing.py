@@ -103,7 +103,8 @@ def waiting(snapshot: Snapshot, *, before: datetime | None = None) -> tuple[Wait
     """Groups that are not whole, oldest first; ``before``: only those that were begun before that."""
     found = []
     for name, group in snapshot.root.groups.items():
-        has = tuple(sorted({one.variant for one in group.staged}))
+        # What was published by itself meanwhile counts as there.
+        has = tuple(sorted({*(one.variant for one in group.staged), *group.present}))
         if before is None or group.begun <= before:
             found.append(
                 Waiting(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -20,6 +19,7 @@ from pydantic import ValidationError
 
 from vllm_builder.errors import Busy, IndexDamaged, InternalError
 from vllm_builder.index import layout
+from vllm_builder.index.journal import Note
 from vllm_builder.index.model import (
     SCHEMA,
     Entry,
@@ -192,7 +192,7 @@ def commit(storage: Storage, change: Callable[[Draft], None], *, clock: Clock = 
         Busy: others were first too often.
         whatever ``change`` raises; then nothing is changed.
     """
-    note = _Note(storage)
+    note = Note(storage)
     for attempt in range(_TRIES):
         now = clock()
         snapshot = load(storage) or Snapshot(storage, Root(updated=now), None)
@@ -228,51 +228,6 @@ def commit(storage: Storage, change: Callable[[Draft], None], *, clock: Clock = 
         why="Very many publish at once.",
         next="Run the same command again: what was uploaded stays.",
     )
-
-
-class _Note:
-    """The journal of one change over all its tries, and the shards that these have written."""
-
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
-        self._token: Token | None = None
-        self.key = ""
-        self.entry: Entry | None = None
-        self.shards: list[str] = []
-
-    def write(
-        self, at: datetime, base: int, pages: Iterable[Page], versions: Iterable[str], delete: Iterable[str]
-    ) -> None:
-        """What earlier tries noted stays: one of them may have been made, and only its answer lost."""
-        before = self.entry or Entry(begun=at, pages=())
-        self.entry = Entry(
-            begun=at,
-            base=base,
-            pages=tuple(dict.fromkeys((*before.pages, *pages))),
-            versions=tuple(dict.fromkeys((*before.versions, *versions))),
-            delete=tuple(dict.fromkeys((*before.delete, *delete))),
-        )
-        while True:
-            if self._token is None:
-                self.key = layout.journal_key(secrets.token_hex(12))
-            try:
-                self._token = self._storage.replace(
-                    self.key, to_bytes(self.entry), content_type=_JSON, cache_control=FRESH, token=self._token
-                )
-            except Changed:
-                # Somebody else finished the earlier try for us.
-                self._token = None
-                continue
-            return
-
-    def clear_shards(self, root: Root) -> None:
-        """Delete what an earlier try wrote, once the root shows that it was not made. Should it have been made, then its
-        shard is named there, or was replaced a moment ago."""
-        if self.entry is None or root.revision <= self.entry.base:
-            return
-        named = {ref.key for ref in root.shards} | {one.key for one in root.superseded}
-        self._storage.delete(key for key in self.shards if key not in named)
-        self.shards.clear()
 
 
 def _spare(draft: Draft) -> None:

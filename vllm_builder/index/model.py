@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field, GetCoreSchemaHandler, StringConstraints
@@ -19,7 +19,15 @@ class _Utc:
     """Checked where pydantic is compiled: thousands of files are read for one that is published."""
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.datetime_schema(tz_constraint=0)
+        aware = core_schema.datetime_schema(tz_constraint="aware")
+        return core_schema.json_or_python_schema(
+            json_schema=core_schema.datetime_schema(tz_constraint=0),
+            python_schema=core_schema.no_info_after_validator_function(_utc, aware),
+        )
+
+
+def _utc(value: datetime) -> datetime:
+    return value.astimezone(UTC)
 
 
 Time = Annotated[datetime, _Utc()]

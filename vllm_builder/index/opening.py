@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +13,7 @@ from vllm_builder.index.storage import open_storage
 from vllm_builder.index.storage.base import Storage
 from vllm_builder.index.storage.folder import Folder
 
-_OURS: Final = (layout.FILES, layout.JOURNAL, layout.MANIFEST)
+_PARTS: Final = re.compile(r"manifest/[a-z0-9-]+/[a-z0-9._-]+/[0-9a-f]{64}\.json|journal/[0-9a-f]+\.json")
 _SHOWN: Final = 3
 
 
@@ -71,12 +72,20 @@ def _foreign(storage: Storage) -> list[str]:
     """A few names of what no index has."""
     found = []
     for one in storage.list(""):
-        if one.key.startswith((*_OURS, layout.LANDING, layout.JSON_ROOT)) or _is_page(storage, one.key):
+        if _is_ours(storage, one.key):
             continue
         found.append(one.key)
         if len(found) > _SHOWN:
             return [*found[:_SHOWN], "more"]
     return found
+
+
+def _is_ours(storage: Storage, key: str) -> bool:
+    if key.startswith(layout.FILES):
+        return layout.content_of(key) is not None
+    if key.startswith((layout.MANIFEST, layout.JOURNAL)):
+        return _PARTS.fullmatch(key) is not None
+    return key.startswith((layout.LANDING, layout.JSON_ROOT)) or _is_page(storage, key)
 
 
 def _is_page(storage: Storage, key: str) -> bool:

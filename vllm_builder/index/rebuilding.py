@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from vllm_builder.errors import IndexDamaged, WheelError
-from vllm_builder.events import Emit, Note, Progress, StageFinished, StageStarted, ignore
+from vllm_builder.events import Emit, Note, StageFinished, StageStarted, ignore
 from vllm_builder.index import landing, layout, pages
 from vllm_builder.index.checking.rest import page_of
-from vllm_builder.index.checking.walk import journal, pages_of
+from vllm_builder.index.checking.walk import journal, pages_of, tell
 from vllm_builder.index.manifest import Clock, Snapshot, load, utc_now
 from vllm_builder.index.model import File, Page, Root, to_bytes
 from vllm_builder.index.publishing import SIDECAR_TYPE
@@ -87,7 +87,7 @@ def rebuild(
         made = pool.map(lambda page: put(pages.objects(storage, snapshot, page)), wanted)
         for number, count in enumerate(made, 1):
             written += count
-            emit(Progress(stage="index", task="pages", done=number, total=len(wanted), unit="pages"))
+            tell(emit, "pages", number, len(wanted))
     removed = [key for key in known if key not in expected]
     if any(entry is not None for _, entry in journal(storage)):
         # A publisher is at work: one slower than this must find a newer page, and not none.

@@ -42,11 +42,9 @@ def finish_leftovers(storage: Storage, *, older: timedelta = _SETTLED, clock: Cl
         how many there were.
     """
     now = clock().timestamp()
-    # A time that is yet to come is no measure of age.
+    # A time that is far from now in either direction: the clocks may differ, and a journal must not wait for ever.
     keys = [
-        one.key
-        for one in storage.list(layout.JOURNAL)
-        if one.modified > now or now - one.modified >= older.total_seconds()
+        one.key for one in storage.list(layout.JOURNAL) if abs(now - one.modified) >= older.total_seconds()
     ]
     if not keys:
         return 0

@@ -13,7 +13,7 @@ from vllm_builder.index import layout
 from vllm_builder.index.checking.content import check_content
 from vllm_builder.index.checking.pages import check_pages
 from vllm_builder.index.checking.rest import check_rest, check_waiting
-from vllm_builder.index.checking.walk import SETTLED, CheckReport, Walk, journal, pages_of
+from vllm_builder.index.checking.walk import SETTLED, CheckReport, Counted, Walk, journal, pages_of
 from vllm_builder.index.manifest import Clock, Snapshot, load, utc_now
 from vllm_builder.index.storage.base import Storage
 from vllm_builder.stages.verify.model import Finding
@@ -53,7 +53,7 @@ def check(
     started = time.monotonic()
     emit(StageStarted(stage="index", title=f"Check {storage.url}"))
     known: dict[str, tuple[Finding, ...]] = {}
-    read = [0]
+    read = Counted()
     for _ in range(_ROUNDS):
         findings: list[Finding] = []
         snapshot, broken = _manifest(storage, findings)
@@ -87,7 +87,9 @@ def check(
         if not any(one.severity == "error" for one in findings) or not _moved(storage, snapshot):
             break
     files = list(walk.files())
-    report = _report(storage, snapshot, findings, (len(files), len(pages_of(files))), read[0], started, quick)
+    report = _report(
+        storage, snapshot, findings, (len(files), len(pages_of(files))), read.total, started, quick
+    )
     emit(StageFinished(stage="index", seconds=report.seconds, summary=tally(report)))
     return report
 

@@ -115,7 +115,7 @@ def _proof(walk: Walk, file: File, data: bytes | None) -> Iterator[Finding]:
 def _inside(walk: Walk, file: File) -> Iterator[Finding]:
     try:
         with local_wheel(walk.storage, file) as (path, sha256):
-            walk.read[0] += file.size
+            walk.read.add(file.size)
             if sha256 != file.sha256:
                 yield _error(
                     "file-damaged",

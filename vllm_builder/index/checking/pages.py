@@ -10,6 +10,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 from vllm_builder.errors import IndexDamaged
 from vllm_builder.index import landing, layout, pages
 from vllm_builder.index.checking.walk import Walk, pages_of
+from vllm_builder.index.manifest import load
 from vllm_builder.index.model import File, Page
 from vllm_builder.stages.verify.model import Finding, Severity
 
@@ -68,9 +69,11 @@ def _object(
     if there is None:
         yield _finding("page-missing", severity, f"The page {key} is missing.", key, rebuild)
         return
-    walk.read[0] += len(there.data)
+    walk.read.add(len(there.data))
     made = pages.revision_of(there.data)
     if made > revision:
+        if made <= _revision_now(walk):
+            return  # somebody published meanwhile
         yield _finding(
             "page-newer",
             severity,
@@ -100,6 +103,14 @@ def _object(
             "Delete it, and " + rebuild.replace("writes it", "writes it anew"),
             why="pip and uv refuse a page of another type.",
         )
+
+
+def _revision_now(walk: Walk) -> int:
+    try:
+        now = load(walk.storage)
+    except IndexDamaged:
+        return -1
+    return now.root.revision if now is not None else -1
 
 
 def _changed_in(walk: Walk, page: Page | None) -> int:

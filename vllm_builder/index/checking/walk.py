@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from threading import Lock
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from pydantic import ValidationError
@@ -43,6 +44,18 @@ class CheckReport(Model):
         return all(one.severity != "error" for one in self.findings)
 
 
+class Counted:
+    """Bytes that several threads have read."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._lock = Lock()
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self.total += count
+
+
 @dataclass
 class Walk:
     """``stats``: all that lies in the index. ``known``: what the content of a key was found to be, by earlier rounds."""
@@ -57,8 +70,7 @@ class Walk:
     jobs: int
     emit: Emit
     known: dict[str, tuple[Finding, ...]]
-    read: list[int]
-    """Bytes, as a list of one: threads add to it."""
+    read: Counted
     broken: set[tuple[str, str]] = field(default_factory=set)
     """(project, variant) whose shard cannot be read."""
     expected: set[str] = field(default_factory=set)
@@ -78,10 +90,16 @@ class Walk:
             try:
                 for number, done in enumerate(as_completed(running), 1):
                     yield from done.result()
-                    self.emit(Progress(stage="index", task=what, done=number, total=len(running), unit=what))
+                    tell(self.emit, what, number, len(running))
             finally:
                 for one_left in running:
                     one_left.cancel()
+
+
+def tell(emit: Emit, what: str, done: int, total: int) -> None:
+    """How far it is, in some hundred steps at most."""
+    if done == total or done % max(1, total // 100) == 0:
+        emit(Progress(stage="index", task=what, done=done, total=total, unit=what))
 
 
 def journal(storage: Storage) -> Iterator[tuple[Stat, Entry | None]]:

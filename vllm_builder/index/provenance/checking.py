@@ -64,6 +64,14 @@ def check_provenance(
     return tuple(_check_signatures(envelopes, keys))
 
 
+def key_ids(data: bytes) -> tuple[str, ...]:
+    """Ids of the keys that are said to have signed; nothing is checked."""
+    try:
+        return tuple(dict.fromkeys(keyid for one in _envelopes(data) for keyid in one.signatures))
+    except ValueError:
+        return ()
+
+
 def _check_signatures(envelopes: Sequence[Envelope], keys: Sequence[SSlibKey]) -> Iterator[ProvenanceFinding]:
     signed = any(one.signatures for one in envelopes)
     if not signed:

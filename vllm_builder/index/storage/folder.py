@@ -164,7 +164,8 @@ class Folder:
             # This machine's clock may be ahead of the file system's, and some files are new.
             before = min(before, _clock_of(folder) - _LEFTOVER)
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            with suppress(FileNotFoundError), self._errors(f"deleting {path.name}"):
+            # Its writer may be done with it in this moment.
+            with self._errors(f"deleting {path.name}"), suppress(FileNotFoundError):
                 there = path.lstat()
                 if there.st_mtime <= before and _remove_unlocked(path, dry_run=dry_run):
                     found.append(Stat(path.relative_to(self.root).as_posix(), there.st_size, there.st_mtime))

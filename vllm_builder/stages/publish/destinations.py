@@ -30,6 +30,9 @@ class Destination(Protocol):
 
     def put(self, candidates: Sequence[Candidate], *, emit: Emit) -> tuple[Published, ...]: ...
 
+    def provenance(self, done: Sequence[Published]) -> dict[str, bytes]:
+        """What lies beside wheels now, by file name; those without have no entry."""
+
 
 class Kept:
     """An index in a :class:`~vllm_builder.index.storage.base.Storage`."""
@@ -58,6 +61,20 @@ class Kept:
             emit=emit,
         )
 
+    def provenance(self, done: Sequence[Published]) -> dict[str, bytes]:
+        from vllm_builder.index.manifest import Draft, load
+
+        snapshot = load(self._storage)
+        if snapshot is None:
+            return {}
+        draft = Draft(snapshot, snapshot.root.updated)
+        held_back = [one.file for group in draft.groups.values() for one in group.staged]
+        files = {file.filename: file for file in held_back}
+        files |= {one.filename: found[1] for one in done if (found := draft.find(one.project, one.filename))}
+        proven = [file for one in done if (file := files.get(one.filename)) and file.provenance_sha256]
+        blobs = {file.filename: self._storage.read(file.provenance_key) for file in proven}
+        return {name: blob.data for name, blob in blobs.items() if blob is not None}
+
 
 def destination_of(request: PublishRequest, environ: Mapping[str, str]) -> Destination:
     """What ``to`` names.
@@ -65,7 +82,10 @@ def destination_of(request: PublishRequest, environ: Mapping[str, str]) -> Desti
     Raises:
         SettingsError: it names nothing that wheels can be put into, or something that was asked for is not to be had there.
     """
-    del environ
+    if request.to.lower().startswith(("http://", "https://")):
+        from vllm_builder.index.upload.server import Server
+
+        return Server(request, environ)
     from vllm_builder.index.opening import open_index
 
     return Kept(open_index(request.to, create=True), request)

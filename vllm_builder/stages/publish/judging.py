@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_builder.errors import PublishRefused
@@ -37,7 +38,7 @@ def judge_all(
         WheelError: one cannot be read.
     """
     found: dict[str, Checked] = {}
-    bad: dict[str, list[str]] = {}
+    bad: dict[Path, list[str]] = {}
     for one in candidates:
         if request.no_verify is not None:
             said = f"{one.filename} is not verified: {request.no_verify.strip()}"
@@ -52,7 +53,7 @@ def judge_all(
         if report.sha256 != one.sha256:
             errors.insert(0, "it was changed while it was read")
         if errors:
-            bad[one.filename] = errors
+            bad[one.path] = errors
             continue
         warned = _lines(report, "warning")
         for line in warned:
@@ -77,9 +78,7 @@ def _verified(
 
 
 def _lines(report: Report, severity: str) -> list[str]:
-    from vllm_builder.stages.verify.verifying import one_line
-
-    return [one_line(finding) for finding in report.findings if finding.severity == severity]
+    return [f"{one.check}: {one.what}" for one in report.findings if one.severity == severity]
 
 
 def _partial(one: Candidate) -> list[str]:
@@ -88,17 +87,17 @@ def _partial(one: Candidate) -> list[str]:
         record = wheel.build_record
     if record is None or not record.extensions:
         return []
-    return [f"error extensions: only {', '.join(record.extensions)} was compiled, for development"]
+    return [f"extensions: only {', '.join(record.extensions)} was compiled, for development"]
 
 
-def _refused(bad: Mapping[str, list[str]]) -> PublishRefused:
-    names = list(bad)
-    lines = [f"{name}: {line}" for name, found in bad.items() for line in found]
+def _refused(bad: Mapping[Path, list[str]]) -> PublishRefused:
+    paths = list(bad)
+    lines = [f"{path.name}: {line}" for path, found in bad.items() for line in found]
     further = len(lines) - _SHOWN
-    what = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+    what = paths[0].name if len(paths) == 1 else f"{paths[0].name} and {len(paths) - 1} more"
     return PublishRefused(
-        f"Not published: {what} {'is' if len(names) == 1 else 'are'} not what was asked for.",
-        why=bad[names[0]][0],
-        next=f"See `vllm-builder verify {names[0]}`. To publish it all the same, give a reason: --no-verify REASON.",
+        f"Not published: {what} {'is' if len(paths) == 1 else 'are'} not what was asked for.",
+        why=bad[paths[0]][0],
+        next=f"See `vllm-builder verify {paths[0]}`. To publish it all the same, give a reason: --no-verify REASON.",
         details=lines if further <= 0 else [*lines[:_SHOWN], f"and {further} more"],
     )

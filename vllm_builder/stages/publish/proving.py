@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vllm_builder.errors import ProvenanceError
@@ -14,20 +13,8 @@ if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """``envelope`` is what goes beside the wheel; empty where nothing is known."""
-
-    envelope: bytes = b""
-    keyid: str = ""
-
-    def facts(self) -> dict[str, Any]:
-        state = "none" if not self.envelope else "signed" if self.keyid else "unsigned"
-        return {"provenance": state, "keyid": self.keyid}
-
-
-def prove(one: Candidate, signer: CryptoSigner | None, builder_id: str = "") -> Proof:
-    """The signed (or unsigned) statement of a wheel with a build record; nothing for any other.
+def prove(one: Candidate, signer: CryptoSigner | None, builder_id: str = "") -> bytes:
+    """The envelope around the statement of a wheel with a build record; empty for any other.
 
     Raises:
         ProvenanceError: the record does not make a statement.
@@ -38,7 +25,7 @@ def prove(one: Candidate, signer: CryptoSigner | None, builder_id: str = "") -> 
     with open_wheel(one.path) as wheel:
         record = wheel.build_record
         if record is None:
-            return Proof()
+            return b""
         place = f"{wheel.dist_info}/{SBOM}"
         sbom = wheel.read(place) if place in wheel.members else b""
     try:
@@ -49,4 +36,14 @@ def prove(one: Candidate, signer: CryptoSigner | None, builder_id: str = "") -> 
             why=str(error).splitlines()[0] if str(error) else type(error).__name__,
             next="Build the wheel again, or publish it without: --no-provenance.",
         ) from error
-    return Proof(envelope(said, signer), signer.public_key.keyid if signer is not None else "")
+    return envelope(said, signer)
+
+
+def state(data: bytes | None) -> dict[str, Any]:
+    """What lies beside a wheel, for the result: ``provenance`` and ``keyid``. Nothing of it is checked here."""
+    from vllm_builder.index.provenance.checking import key_ids
+
+    if not data:
+        return {"provenance": "none"}
+    keys = key_ids(data)
+    return {"provenance": "signed" if keys else "unsigned", "keyid": keys[0] if keys else ""}

@@ -6,18 +6,21 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vllm_builder.errors import PublishRefused, SettingsError
 from vllm_builder.events import Emit, Note, StageFinished, StageStarted, ignore
 from vllm_builder.index import layout
 from vllm_builder.index.candidates import Candidate, read_candidate
+from vllm_builder.index.provenance.checking import key_ids
 from vllm_builder.stages.publish.destinations import Destination, destination_of
 from vllm_builder.stages.publish.judging import judge_all
 from vllm_builder.stages.publish.model import PublishedWheel, PublishRequest, PublishResult
-from vllm_builder.stages.publish.proving import Proof, prove
+from vllm_builder.stages.publish.proving import prove, state
 
 if TYPE_CHECKING:
+    from securesystemslib.signer import CryptoSigner
+
     from vllm_builder.cache import Cache
 
 _STAGE = "publish"
@@ -63,28 +66,30 @@ def publish(
     there = destination.present(candidates)
     new = [one for one in candidates if one.filename not in there]
     checked = judge_all(new, request, cache=cache, environ=environ, emit=emit)
-    proofs: dict[str, Proof] = {}
+    proofs: dict[str, bytes] = {}
     if request.provenance and destination.takes_provenance:
-        proofs = {one.filename: prove(one, signer, request.builder_id) for one in new}
-        _say_unproven(proofs, signed=signer is not None, emit=emit)
-    if signer is not None and there:
-        message = f"{_names(there)}: published before; the provenance there stays as it is"
-        emit(Note(stage=_STAGE, message=message, level="warning"))
+        # Also of those that are there: they may be there without.
+        proofs = {one.filename: prove(one, signer, request.builder_id) for one in candidates}
+        _say_unproven({one.filename: proofs[one.filename] for one in new}, signer is not None, emit)
+    elif request.provenance:
+        emit(Note(stage=_STAGE, message="Without provenance: an upload server has no place for it"))
     ready = [
         replace(
             one,
             checked=checked.get(one.filename, one.checked),
-            provenance=proofs[one.filename].envelope if one.filename in proofs else b"",
+            provenance=proofs.get(one.filename, b""),
         )
         for one in candidates
     ]
     done = destination.put(ready, emit=emit)
+    beside = destination.provenance(done)
+    _say_other_signatures(proofs, beside, signer, emit)
     seconds = round(time.monotonic() - started, 3)
     wheels = tuple(
         PublishedWheel(
             **one.model_dump(),
             checked=checked.get(one.filename),
-            **(proofs[one.filename].facts() if one.filename in proofs else {}),
+            **state(beside.get(one.filename)),
         )
         for one in done
     )
@@ -92,7 +97,7 @@ def publish(
     return PublishResult(to=destination.shown, wheels=wheels, seconds=seconds)
 
 
-def _prepared(request: PublishRequest, environ: Mapping[str, str]) -> tuple[Destination, Any]:
+def _prepared(request: PublishRequest, environ: Mapping[str, str]) -> tuple[Destination, CryptoSigner | None]:
     for channel in request.channels:
         layout.channel_name(channel)
     if request.variant:
@@ -144,13 +149,28 @@ def _read(request: PublishRequest, destination: Destination) -> list[Candidate]:
     return list(found.values())
 
 
-def _say_unproven(proofs: Mapping[str, Proof], *, signed: bool, emit: Emit) -> None:
-    without = [name for name, proof in proofs.items() if not proof.envelope]
+def _say_unproven(proofs: Mapping[str, bytes], signed: bool, emit: Emit) -> None:
+    without = [name for name, proof in proofs.items() if not proof]
     if without:
         message = f"No provenance for {_names(without)}: without a build record it is not known what it was built from"
         emit(Note(stage=_STAGE, message=message, level="warning" if signed else "info"))
     if len(without) < len(proofs) and not signed:
         emit(Note(stage=_STAGE, message="The provenance is not signed (--sign-key)"))
+
+
+def _say_other_signatures(
+    proofs: Mapping[str, bytes], beside: Mapping[str, bytes], signer: CryptoSigner | None, emit: Emit
+) -> None:
+    """The first provenance of a wheel stays: that of an earlier publishing, be it with another key or none."""
+    if signer is None:
+        return
+    own = signer.public_key.keyid
+    others = [name for name, proof in proofs.items() if proof and own not in key_ids(beside.get(name, b""))]
+    if others:
+        message = (
+            f"{_names(others)}: the provenance there is of an earlier publishing, and not signed by this key"
+        )
+        emit(Note(stage=_STAGE, message=message, level="warning"))
 
 
 def _summary(wheels: Sequence[PublishedWheel]) -> str:
