@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from vllm_builder.cache import Cache
+from vllm_builder.errors import BuilderError
 from vllm_builder.events import Event
 from vllm_builder.stages.publish import PublishRequest, PublishResult, publish
 from vllm_builder.wheelfile.record import BuildRecord
@@ -135,3 +137,9 @@ def key_pair(
         )
     )
     return private, public
+
+
+def refused(publisher: Publisher, wheel: Path, url: str, **more: Any) -> BuilderError:
+    with pytest.raises(BuilderError) as caught:
+        publisher(wheel, to=url, **more)
+    return caught.value

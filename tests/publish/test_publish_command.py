@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from publish_helpers import key_pair, record
-from servers import PASSWORD, Answer, BadServer, clean_environ
+from upload_servers import PASSWORD, Answer, BadServer, clean_environ
 
 Wheels = Callable[..., Path]
 

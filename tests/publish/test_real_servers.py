@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from publish_helpers import Publisher
-from servers import PASSWORD, clean_environ, devpi, pypiserver
+from upload_servers import PASSWORD, clean_environ, devpi, pypiserver
+from uv import find_uv_bin
 
 from vllm_builder.errors import PublishRefused, StorageFailed
 
@@ -47,7 +48,7 @@ def installed(tool: str, index: str, what: str, folder: Path) -> str:
     """Install with nothing but that index; gives the module's text."""
     command: list[Any] = [sys.executable, "-m", "pip", "install", "--no-cache-dir"]
     if tool == "uv":
-        command = ["uv", "pip", "install", "--python", sys.executable, "--no-cache"]
+        command = [find_uv_bin(), "pip", "install", "--python", sys.executable, "--no-cache"]
     index_option = "--index-url" if tool == "pip" else "--default-index"
     environ = clean_environ(PIP_CONFIG_FILE="/dev/null", UV_NO_CONFIG="1")
     environ = {
