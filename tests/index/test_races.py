@@ -14,6 +14,7 @@ from vllm_builder.errors import IndexDamaged, InternalError, PublishRefused
 from vllm_builder.index import layout
 from vllm_builder.index.candidates import Candidate, digest_of, read_candidate
 from vllm_builder.index.manifest import Draft, commit, load
+from vllm_builder.index.model import Shard
 from vllm_builder.index.publishing import publish
 from vllm_builder.index.storage.base import Changed
 from vllm_builder.index.storage.folder import Folder
@@ -218,6 +219,33 @@ def test_two_statements_about_the_same_wheel(storage: Meddled, wheel: Make) -> N
     blob = storage.read(file.provenance_key)
     assert blob is not None
     assert (blob.data, file.provenance_sha256) == (b"first", digest_of(b"first"))
+
+
+def test_a_name_is_taken_in_all_variants(storage: Meddled, wheel: Make) -> None:
+    one = wheel("1.0")
+    for variant in ("cpu", "cu129"):
+        publish(storage, [wheel(f"0.9+{variant}")])
+    path = one.path
+    publish(storage, [read_candidate(path, variant="cu129")])
+    with pytest.raises(PublishRefused, match="as variant cu129"):
+        publish(storage, [read_candidate(path, variant="cpu")])
+    other = make_wheel(path.parent / "other", "vllm", "1.0", body="other")
+    with pytest.raises(PublishRefused, match="another file of the name"):
+        publish(storage, [read_candidate(other, variant="cpu")])
+
+
+def test_what_is_published_in_one_variant_reads_no_files_of_others(
+    storage: Meddled, wheel: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variant in ("cpu", "cu129", "cu130"):
+        publish(storage, [wheel(f"0.9+{variant}")])
+    read = []
+    real = Shard.model_validate_json
+    monkeypatch.setattr(
+        Shard, "model_validate_json", lambda data: [found := real(data), read.append(found.variant)][0]
+    )
+    publish(storage, [wheel("1.0+cpu")])
+    assert set(read) == {"cpu"}
 
 
 # Groups ----------------------------------------------------------------------------------------

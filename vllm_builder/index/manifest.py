@@ -43,8 +43,19 @@ _SUPERSEDED: Final = 256
 """How many of these stay at most."""
 _JSON: Final = "application/json"
 T = TypeVar("T", Root, Shard)
-_Changes = dict[tuple[str, str], tuple[tuple[File, ...], tuple[File, ...]]]
-"""(project, variant) -> the files before and after."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What a change does to one shard. ``touched``: both states of each file that differs."""
+
+    before: tuple[File, ...]
+    after: tuple[File, ...]
+    touched: tuple[File, ...]
+
+
+_Changes = dict[tuple[str, str], Difference]
+"""(project, variant) -> what is changed."""
 
 
 def utc_now() -> datetime:
@@ -59,6 +70,7 @@ class Snapshot:
         self.root = root
         self.token = token
         self._shards: dict[tuple[str, str], Shard] = {}
+        self._unread: dict[tuple[str, str], bytes] = {}
         self._refs = {(ref.project, ref.variant): ref for ref in root.shards}
 
     def shard(self, project: str, variant: str) -> Shard:
@@ -70,23 +82,28 @@ class Snapshot:
         if (found := self._shards.get((project, variant))) is not None:
             return found
         ref = self._refs.get((project, variant))
-        made = (
-            Shard(project=project, variant=variant, revision=0)
-            if ref is None
-            else _read_shard(self.storage, ref)
-        )
+        if ref is None:
+            made = Shard(project=project, variant=variant, revision=0)
+        else:
+            data = self._unread.pop((project, variant), None)
+            made = _parsed(Shard, _read_shard(self.storage, ref) if data is None else data, ref.key)
         self._shards[project, variant] = made
         return made
 
-    def after(self, root: Root, token: Token, changed: _Changes) -> Snapshot:
+    def after(self, root: Root, token: Token, shards: Iterable[Shard]) -> Snapshot:
         """The manifest that a change made of this one, without reading it again."""
         made = Snapshot(self.storage, root, token)
-        made._shards = dict(self._shards)
-        for (project, variant), (_, files) in changed.items():
-            made._shards[project, variant] = Shard(
-                project=project, variant=variant, revision=root.revision, files=files
-            )
+        made._shards = {**self._shards, **{(shard.project, shard.variant): shard for shard in shards}}
         return made
+
+    def mentions(self, project: str, variant: str, filename: str) -> bool:
+        """Whether a shard may hold a file of that name. Where not, it need not be read through: it may hold thousands."""
+        where = (project, variant)
+        if where in self._shards or where not in self._refs:
+            return where in self._shards
+        if where not in self._unread:
+            self._unread[where] = _read_shard(self.storage, self._refs[where])
+        return f'"{filename}"'.encode() in self._unread[where]
 
     def shards(self) -> Iterator[Shard]:
         for ref in self.root.shards:
@@ -127,10 +144,12 @@ class Draft:
     def find(self, project: str, filename: str) -> tuple[str, File] | None:
         """Variant and file of that name."""
         for ref in self.snapshot.root.shards:
-            if (
-                ref.project == project
-                and (found := self.files(project, ref.variant).get(filename)) is not None
+            where = (project, ref.variant)
+            if ref.project != project or (
+                where not in self._files and not self.snapshot.mentions(*where, filename)
             ):
+                continue
+            if (found := self.files(*where).get(filename)) is not None:
                 return ref.variant, found
         return None
 
@@ -156,8 +175,8 @@ class Draft:
         for where, files in self._files.items():
             before = self.snapshot.shard(*where).files
             after = tuple(files[name] for name in sorted(files))
-            if before != after:
-                found[where] = (before, after)
+            if touched := tuple(_touched(before, files)):
+                found[where] = Difference(before, after, touched)
         return found
 
 
@@ -211,7 +230,7 @@ def commit(storage: Storage, change: Callable[[Draft], None], *, clock: Clock = 
         note.write(
             draft.at, snapshot.root.revision, _pages(changed), _versions(changed), (*doomed, *sorted(old))
         )
-        for key, data in shards.items():
+        for key, (_, data) in shards.items():
             note.shards.append(key)
             with suppress(Exists):
                 storage.create(key, data, content_type=_JSON, cache_control=IMMUTABLE)
@@ -222,7 +241,9 @@ def commit(storage: Storage, change: Callable[[Draft], None], *, clock: Clock = 
         except Changed:
             time.sleep(random.uniform(0, min(0.02 * (attempt + 1), 0.5)))
             continue
-        return Commit(snapshot.after(root, token, changed), note.key, note.entry)
+        return Commit(
+            snapshot.after(root, token, (shard for shard, _ in shards.values())), note.key, note.entry
+        )
     raise Busy(
         f"The index {storage.url} changed {_TRIES} times while it was to be changed.",
         why="Very many publish at once.",
@@ -240,20 +261,23 @@ def _spare(draft: Draft) -> None:
             raise InternalError(f"{file.filename} was to be deleted, and the index still offers it.")
 
 
-def _next(snapshot: Snapshot, draft: Draft, changed: _Changes) -> tuple[Root, dict[str, bytes]]:
+def _next(snapshot: Snapshot, draft: Draft, changed: _Changes) -> tuple[Root, dict[str, tuple[Shard, bytes]]]:
     """The new root, and the shards that it names and that are to be written first."""
     revision = snapshot.root.revision + 1
     refs = {(ref.project, ref.variant): ref for ref in snapshot.root.shards}
     superseded = [one for one in snapshot.root.superseded if draft.at - one.at < _READERS][-_SUPERSEDED:]
     shards = {}
-    for (project, variant), (_, files) in changed.items():
-        data = to_bytes(Shard(project=project, variant=variant, revision=revision, files=files))
+    for (project, variant), difference in changed.items():
+        made = Shard(project=project, variant=variant, revision=revision, files=difference.after)
+        data = to_bytes(made)
         digest = hashlib.sha256(data).hexdigest()
-        ref = ShardRef(project=project, variant=variant, sha256=digest, revision=revision, files=len(files))
+        ref = ShardRef(
+            project=project, variant=variant, sha256=digest, revision=revision, files=len(made.files)
+        )
         if (old := refs.get((project, variant))) is not None:
             superseded.append(Superseded(key=old.key, at=draft.at))
         refs[project, variant] = ref
-        shards[ref.key] = data
+        shards[ref.key] = made, data
     root = Root(
         revision=revision,
         updated=draft.at,
@@ -268,37 +292,37 @@ def _next(snapshot: Snapshot, draft: Draft, changed: _Changes) -> tuple[Root, di
 def _pages(changed: _Changes) -> tuple[Page, ...]:
     """The pages that name a file that was changed, before or after; and the list of projects where one comes or goes."""
     pages: set[tuple[str, str, str]] = set()
-    for (project, variant), (before, after) in changed.items():
-        touched = {channel for file in _touched(before, after) for channel in file.channels}
+    for (project, variant), one in changed.items():
+        touched = {channel for file in one.touched for channel in file.channels}
         pages |= {(channel, variant, project) for channel in touched}
-        was = {channel for file in before for channel in file.channels}
-        now = {channel for file in after for channel in file.channels}
+        was = {channel for channels in {file.channels for file in one.before} for channel in channels}
+        now = {channel for channels in {file.channels for file in one.after} for channel in channels}
         pages |= {(channel, variant, "") for channel in was ^ now}
     return tuple(Page(channel=c, variant=v, project=p) for c, v, p in sorted(pages))
 
 
 def _versions(changed: _Changes) -> tuple[str, ...]:
-    touched = (file for before, after in changed.values() for file in _touched(before, after))
-    return tuple(sorted({f"{file.project} {file.version}" for file in touched}))
+    return tuple(
+        sorted({f"{file.project} {file.version}" for one in changed.values() for file in one.touched})
+    )
 
 
-def _touched(before: tuple[File, ...], after: tuple[File, ...]) -> Iterator[File]:
+def _touched(before: tuple[File, ...], new: dict[str, File]) -> Iterator[File]:
     """Both states of each file that differs. What a change left alone is the same object: thousands of them cost little."""
     old = {file.filename: file for file in before}
-    new = {file.filename: file for file in after}
     for name in old.keys() | new.keys():
         was, now = old.get(name), new.get(name)
         if was is not now and was != now:
             yield from (file for file in (was, now) if file is not None)
 
 
-def _read_shard(storage: Storage, ref: ShardRef) -> Shard:
+def _read_shard(storage: Storage, ref: ShardRef) -> bytes:
     blob = storage.read(ref.key)
     if blob is None:
         raise _damaged(ref.key, "It is missing.")
     if hashlib.sha256(blob.data).hexdigest() != ref.sha256:
         raise _damaged(ref.key, "Its content is not the one that it is named by.")
-    return _parsed(Shard, blob.data, ref.key)
+    return blob.data
 
 
 def _parsed(kind: type[T], data: bytes, key: str) -> T:
