@@ -13,7 +13,7 @@ import pytest
 from browser_helpers import DESKTOP, Opener
 from index_helpers import make_wheel
 from landing_helpers import candidate, make_index, put, served, yank
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 from vllm_builder.index.candidates import read_candidate
 from vllm_builder.index.storage.folder import Folder
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PATIENCE = 30_000
+"""Milliseconds; a machine may be busy with other things."""
 WITHOUT_CHROMIUM = "VLLM_BUILDER_TEST_WITHOUT_CHROMIUM"
 
 
@@ -31,6 +33,7 @@ def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         text = f"Chromium is not installed (Debian: chromium). {WITHOUT_CHROMIUM}=1 leaves these tests out."
         (pytest.skip if os.environ.get(WITHOUT_CHROMIUM) == "1" else pytest.fail)(text)
+    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield started
@@ -60,7 +63,7 @@ def opened(browser: Browser) -> Iterator[Opener]:
         made = browser.new_context(**{"viewport": DESKTOP, **context})
         contexts.append(made)
         page = made.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(PATIENCE)
         if not expect_missing:
             page.on("console", lambda message: troubles.append(message.text))
         page.on("pageerror", lambda error: troubles.append(str(error)))

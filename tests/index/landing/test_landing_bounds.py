@@ -86,6 +86,24 @@ def test_one_release_with_and_without_local_part(opened: Opener, tmp_path: Path)
         assert line(page).startswith(f"pip install 'vllm @ {address}files/vllm/1.0/")
 
 
+def test_what_was_withdrawn_is_not_offered(opened: Opener, tmp_path: Path) -> None:
+    storage = Folder(tmp_path)
+    put(
+        storage,
+        [candidate(tmp_path / "w", v, "cu130", channel="release") for v in ("1.0+cu130", "1.2+cu130")],
+    )
+    put(storage, [candidate(tmp_path / "w", "1.1+cu126", "cu126", channel="release")])
+    yank(storage, "vllm", "1.2+cu130", "broken")
+    with served(tmp_path) as address:
+        assert chosen(opened(address)) == "vllm 1.1+cu126"
+        assert chosen(opened(address + "#gpu=B200")) == "vllm 1.0+cu130"
+        page = opened(address + "#gpu=B200&version=1.1")
+        assert "has no code for sm_100" in notice(page)
+        # 1.2 would be nearer.
+        assert "Nearest: 1.0 for cu130" in page.locator("#answer").inner_text()
+        assert chosen(opened(address + "#version=1.2")) == "vllm 1.2+cu130"
+
+
 HOSTILE = (
     "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>"
     "\"'><svg onload=alert(3)>\u2028\x7f"
