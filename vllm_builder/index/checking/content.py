@@ -182,7 +182,7 @@ def local_wheel(storage: Storage, file: File) -> Iterator[tuple[Path, str]]:
 def _replace(file: File, walk: Walk) -> str:
     return (
         f"Delete {file.key} and publish the same file again to {walk.storage.url}; where there is no copy, "
-        f"`vllm-builder index yank {file.filename}`."
+        f"`vllm-builder index yank {file.filename} --to {walk.storage.url} --reason damaged`."
     )
 
 
