@@ -139,3 +139,18 @@ def test_an_object_store_is_not_served_from_here(types: Types) -> None:
     assert code == errors.SettingsError.exit_code
     assert "s3:/bucket" not in err
     assert "json/" in err
+
+
+def test_what_is_to_be_typed_next_is_quoted_for_a_shell(types: Types, dist: Path) -> None:
+    import shlex
+
+    place = "my wheels/für uns"
+    _, _, err = types("list", "--to", place)
+    assert shlex.split(err.partition("`")[2].partition("`")[0])[-2:] == ["--to", place]
+    wheel = dist / "vllm-0.9.2+cpu-py3-none-any.whl"
+    assert types("publish", wheel, "--to", place, "--no-verify", "toys")[0] == 0
+    Path(place, "release/cpu/index.html").unlink()
+    out = " ".join(types("check", "--to", place)[1].split())
+    command = next(one for one in out.split("`") if one.startswith("vllm-builder index rebuild"))
+    assert types(*shlex.split(command)[2:])[0] == 0
+    assert types("check", "--to", place)[0] == 0

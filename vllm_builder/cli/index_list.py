@@ -51,6 +51,8 @@ def list_(spec: str, to: str, channel: str, variant: str, all_: bool, json_: boo
 
 
 def _show(listing: Listing, now: datetime, *, single: bool, all_: bool) -> None:
+    from shlex import quote
+
     from vllm_builder.index.listing import age
 
     console = screen.console(width=_WIDTH)
@@ -63,7 +65,7 @@ def _show(listing: Listing, now: datetime, *, single: bool, all_: bool) -> None:
         highlight=False,
     )
     if not listing.files:
-        text = f"No file yet: vllm-builder index publish WHEEL --to {listing.url}"
+        text = f"No file yet: vllm-builder index publish WHEEL --to {quote(listing.url)}"
         console.print(text, highlight=False, markup=False, soft_wrap=True)
     elif single:
         console.print()

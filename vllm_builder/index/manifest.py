@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from shlex import quote
 from typing import Final, TypeVar
 
 from pydantic import ValidationError
@@ -347,5 +348,5 @@ def _damaged(storage: Storage, key: str, why: str) -> IndexDamaged:
         f"{key} of the index cannot be used.",
         why=why,
         next="Put that file back from a backup; without one: `vllm-builder index rebuild --from-shards "
-        f"--to {storage.url}`. What is served stays.",
+        f"--to {quote(storage.url)}`. What is served stays.",
     )

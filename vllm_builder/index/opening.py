@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from shlex import quote
 from typing import Final
 
 from vllm_builder.errors import IndexDamaged, NotInIndex, SettingsError
@@ -55,7 +56,8 @@ def open_index(to: str, *, create: bool = False, damaged: bool = False) -> Stora
         raise IndexDamaged(
             f"The index {storage.url} has lost {layout.ROOT}.",
             why="There are pages or an older state of its manifest, and the file that holds them together is gone.",
-            next=f"Put {layout.ROOT} back from a backup, or run `vllm-builder index rebuild --from-shards --to {to}`.",
+            next=f"Put {layout.ROOT} back from a backup, or run "
+            f"`vllm-builder index rebuild --from-shards --to {quote(to)}`.",
         )
     if create:
         return storage
@@ -64,7 +66,7 @@ def open_index(to: str, *, create: bool = False, damaged: bool = False) -> Stora
         why="The folder does not exist."
         if isinstance(storage, Folder) and not storage.root.exists()
         else "Nothing was published there yet.",
-        next=f"Look at the spelling of --to, or make one: `vllm-builder index publish WHEEL --to {to}`.",
+        next=f"Look at the spelling of --to, or make one: `vllm-builder index publish WHEEL --to {quote(to)}`.",
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from shlex import quote
+
 from vllm_builder.errors import NotInIndex, PublishRefused, did_you_mean
 from vllm_builder.index import layout
 from vllm_builder.index.changing import Touched, everything, make, put, touched
@@ -52,7 +54,8 @@ def promote(
             raise PublishRefused(
                 f"{yanked[0].file.filename} is yanked.",
                 why=yanked[0].file.yanked.reason if yanked[0].file.yanked else "",
-                next=f"If it is good all the same: `vllm-builder index unyank {spec} --to {storage.url}`, then promote it.",
+                next=f"If it is good all the same: `vllm-builder index unyank {quote(spec)} --to {quote(storage.url)}`, "
+                "then promote it.",
                 details=[one.file.filename for one in yanked],
             )
         new = new_channel(channel, {name for one in known for name in named_channels(one.file)})

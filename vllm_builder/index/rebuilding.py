@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from shlex import quote
 
 from vllm_builder.errors import IndexDamaged, WheelError
 from vllm_builder.events import Emit, Note, StageFinished, StageStarted, ignore
@@ -136,7 +137,8 @@ def _next_revision(storage: Storage, least: int) -> Snapshot:
         if snapshot is None:
             raise IndexDamaged(
                 f"The index {storage.url} has no {layout.ROOT}.",
-                next=f"Put it back from a backup, or run `vllm-builder index rebuild --from-shards --to {storage.url}`.",
+                next="Put it back from a backup, or run "
+                f"`vllm-builder index rebuild --from-shards --to {quote(storage.url)}`.",
             )
         list(snapshot.shards())  # nothing is written where one cannot be read
         revision = max(snapshot.root.revision, least) + 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import socket
 from collections.abc import Callable, Iterable
 from importlib.resources import files as package_files
@@ -270,7 +271,7 @@ def _look_at(folder: Path) -> None:
     except (FileNotFoundError, NotADirectoryError):
         raise NotInIndex(
             f"There is no folder {folder}.",
-            next=f"Make an index there: vllm-builder index publish WHEEL --to {folder}",
+            next=f"Make an index there: vllm-builder index publish WHEEL --to {shlex.quote(str(folder))}",
         ) from None
     except OSError as error:
         raise from_os_error(error, f"reading {folder}") from error

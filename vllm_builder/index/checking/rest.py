@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from shlex import quote
 from typing import Final, Literal
 
 from vllm_builder.index import layout, pages
@@ -45,8 +46,8 @@ def check_rest(walk: Walk, pending: frozenset[Page]) -> Iterator[Finding]:
             emptied.append(stat)
         else:
             foreign.append(stat)
-    prune = f"`vllm-builder index prune --keep N --to {walk.storage.url}` removes it after the grace period."
-    rebuild = f"`vllm-builder index rebuild --to {walk.storage.url}` removes it."
+    prune = f"`vllm-builder index prune --keep N --to {quote(walk.storage.url)}` removes it after the grace period."
+    rebuild = f"`vllm-builder index rebuild --to {quote(walk.storage.url)}` removes it."
     old = [one for one in orphans if _age(one, walk.now) > _LONG]
     yield from _some(
         old, "orphans", "info", lambda n: f"{n} uploads were never entered, or are deleted late.", prune
@@ -80,7 +81,7 @@ def check_waiting(walk: Walk, max_age: timedelta | None) -> Iterator[Finding]:
                 what=f"{stat.key} cannot be read.",
                 where=stat.key,
                 why="It names pages that may not be written.",
-                cure=f"`vllm-builder index rebuild --to {url}` writes all pages and removes it.",
+                cure=f"`vllm-builder index rebuild --to {quote(url)}` writes all pages and removes it.",
             )
         elif entry.base >= walk.snapshot.root.revision:
             continue  # it may still be made; if its publisher was ended, the next change finds that it was not
@@ -90,7 +91,7 @@ def check_waiting(walk: Walk, max_age: timedelta | None) -> Iterator[Finding]:
                 severity="warning",
                 what=f"A publisher did not come to write its {len(entry.pages)} pages, {age(walk.now - entry.begun)} ago.",
                 where=stat.key,
-                cure=f"The next change writes them, or `vllm-builder index rebuild --to {url}`.",
+                cure=f"The next change writes them, or `vllm-builder index rebuild --to {quote(url)}`.",
             )
     for group in waiting(walk.snapshot, before=walk.now - _LONG):
         yield Finding(
