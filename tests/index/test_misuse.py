@@ -11,6 +11,7 @@ from command_helpers import Types, versions
 from index_helpers import make_wheel
 
 from vllm_builder import errors
+from vllm_builder.index.serving import addresses
 
 
 def _toy(types: Types, wheel: Path, *more: object) -> tuple[int, str, str]:
@@ -154,3 +155,25 @@ def test_what_is_to_be_typed_next_is_quoted_for_a_shell(types: Types, dist: Path
     command = next(one for one in out.split("`") if one.startswith("vllm-builder index rebuild"))
     assert types(*shlex.split(command)[2:])[0] == 0
     assert types("check", "--to", place)[0] == 0
+
+
+def test_what_is_served_is_told_without_emptied_channels(index: Types) -> None:
+    assert "nightly/cpu/" in addresses(Path("index"), most=9)
+    for version in ("1.0.dev0", "1.0.dev1"):
+        index("promote", version)
+    found = addresses(Path("index"), most=9)
+    assert "release/cpu/" in found
+    assert "nightly/cpu/" not in found
+
+
+def test_a_wrong_address_of_a_server_is_named_with_its_port(types: Types) -> None:
+    assert "http://127.0.0.1:9/team/ is a server" in types("list", "--to", "http://127.0.0.1:9/team/")[2]
+    err = types("list", "--to", "https://me:secret@wheels.invalid:99/x?token=abc")[2]
+    assert "https://wheels.invalid:99/x is a server" in err
+    assert "secret" not in err
+    assert "abc" not in err
+
+
+def test_one_file_is_not_called_files(index: Types) -> None:
+    Path("index/files/notes.txt").write_text("mine")
+    assert "1 file is none of this index" in " ".join(index("check")[1].split())

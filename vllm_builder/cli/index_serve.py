@@ -51,9 +51,12 @@ def serve(folder: str, host: str, port: int | None, nginx_config: bool, quiet: b
             click.echo(server.url)
         sys.stdout.flush()
         if not quiet and not json_:
-            click.echo(f"Serving {folder}; Ctrl-C ends it.", err=True)
+            click.echo(
+                f"Serving {folder}; Ctrl-C ends it. {server.url} has the line to type for each wheel:",
+                err=True,
+            )
             for one in serving.addresses(Path(folder)):
-                click.echo(f"  pip install --index-url {server.url}{one} ...", err=True)
+                click.echo(f"  pip install NAME==VERSION --extra-index-url {server.url}{one}", err=True)
         server.run()
     except KeyboardInterrupt:
         pass  # how a person ends it

@@ -54,13 +54,17 @@ def check_rest(walk: Walk, pending: frozenset[Page]) -> Iterator[Finding]:
     )
     yield from _some(states, "older-states", "info", lambda n: f"{n} older states of the manifest.", prune)
     yield from _some(
-        emptied, "emptied-pages", "info", lambda n: f"{n} pages of what is gone, empty.", rebuild
+        emptied,
+        "emptied-pages",
+        "info",
+        lambda n: f"{n} pages of what is gone, or of an earlier vllm-builder.",
+        rebuild,
     )
     yield from _some(
         foreign,
         "extra",
         "warning",
-        lambda n: f"{n} files are none of this index.",
+        lambda n: f"{n} {'file is' if n == 1 else 'files are'} none of this index.",
         "Look at them, and delete them by hand.",
         why="They are served with it, and nothing names them.",
     )

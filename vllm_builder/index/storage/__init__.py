@@ -37,7 +37,7 @@ def open_storage(to: str) -> Storage:
     scheme = found[1].lower()
     if scheme in {"http", "https"}:
         raise SettingsError(
-            f"{urlsplit(to).scheme}://{urlsplit(to).hostname} is a server, not a place for the files of an index.",
+            f"{_shown(to)} is a server, not a place for the files of an index.",
             why="A server keeps its own index: wheels can be published to it, and nothing else can be done there.",
             next="Name a folder, or s3://bucket/prefix.",
         )
@@ -115,3 +115,9 @@ def _store_errors() -> tuple[type[Exception], ...]:
     from obstore.exceptions import BaseError
 
     return (BaseError, ValueError)
+
+
+def _shown(url: str) -> str:
+    """Without credentials: no user, no query."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
