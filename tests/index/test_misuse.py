@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -177,3 +178,47 @@ def test_a_wrong_address_of_a_server_is_named_with_its_port(types: Types) -> Non
 def test_one_file_is_not_called_files(index: Types) -> None:
     Path("index/files/notes.txt").write_text("mine")
     assert "1 file is none of this index" in " ".join(index("check")[1].split())
+
+
+@pytest.mark.parametrize("below", ["release", "release/cpu", "stable", "stable/new/one", "files"])
+def test_an_index_inside_an_index_is_refused(index: Types, types: Types, dist: Path, below: str) -> None:
+    before = sorted(Path("index").rglob("*"))
+    wheel = dist / "vllm-0.9.2+cpu-py3-none-any.whl"
+    for command in (
+        ("publish", wheel, "--no-verify", "toys"),
+        ("list",),
+        ("rebuild",),
+        ("rebuild", "--from-shards"),
+    ):
+        code, _, err = types(*command, "--to", f"index/{below}")
+        assert code == errors.SettingsError.exit_code, err
+        assert "inside the index" in err
+        assert f"--to {Path('index').absolute()}" in err
+        assert "--from-shards" not in err
+    assert sorted(Path("index").rglob("*")) == before
+    Path("link").symlink_to("index")
+    assert types("publish", wheel, "--no-verify", "toys", "--to", f"link/{below}")[0] == code
+
+
+def test_an_index_inside_an_index_is_refused_on_an_object_store(
+    types: Types, dist: Path, s3_url: str
+) -> None:
+    wheel = dist / "vllm-0.9.2+cpu-py3-none-any.whl"
+    assert types("publish", wheel, "--no-verify", "toys", "--to", f"{s3_url}/team")[0] == 0
+    for below in ("release", "sub/one"):
+        code, _, err = types("publish", wheel, "--no-verify", "toys", "--to", f"{s3_url}/team/{below}")
+        assert code == errors.SettingsError.exit_code, err
+        assert f"--to {s3_url}/team" in err
+    # Beside it is well.
+    assert types("publish", wheel, "--no-verify", "toys", "--to", f"{s3_url}/team2")[0] == 0
+
+
+def test_rebuild_leaves_an_index_alone_that_was_copied_into_it(index: Types, types: Types) -> None:
+    shutil.copytree("index", "other")
+    shutil.copytree("other", "index/kept")
+    assert index("rebuild")[0] == 0
+    assert types("check", "--to", "index/kept")[0] == 0
+    code, out, _ = index("check")
+    assert code == 0, out
+    assert "none of this index" in " ".join(out.split())
+    assert "index rebuild" not in out

@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final
 from urllib.parse import quote
 
@@ -44,6 +45,11 @@ _WHOLE: Final = 3
 _CONTENT: Final = re.compile(r"([0-9a-f]{64})(?:\.([1-9][0-9]{0,8}))?")
 _USUAL: Final = re.compile(r"[A-Za-z0-9_.~/+-]*")
 _WORD: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,98}[a-z0-9])?")
+
+
+def others_in(keys: Iterable[str]) -> tuple[str, ...]:
+    """Folders below that are an index of their own, copied there perhaps: nothing in them is of this one."""
+    return tuple(key.removesuffix(ROOT) for key in keys if key.endswith(f"/{ROOT}"))
 
 
 def channel_name(text: str) -> str:

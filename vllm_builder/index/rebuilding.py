@@ -116,8 +116,10 @@ def rebuild(
 def _pages_there(storage: Storage) -> dict[str, tuple[Page | str, int]]:
     """Key -> page (or "landing") and revision, of all that looks like a page of an index."""
     found: dict[str, tuple[Page | str, int]] = {}
-    for stat in storage.list(""):
-        if stat.key.startswith((layout.FILES, layout.MANIFEST, layout.JOURNAL)):
+    stats = list(storage.list(""))
+    others = layout.others_in(stat.key for stat in stats)
+    for stat in stats:
+        if stat.key.startswith((layout.FILES, layout.MANIFEST, layout.JOURNAL, *others)):
             continue
         page = page_of(storage, stat.key)
         if page is not None:

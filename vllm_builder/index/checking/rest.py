@@ -31,8 +31,12 @@ def check_rest(walk: Walk, pending: frozenset[Page]) -> Iterator[Finding]:
     states: list[Stat] = []
     emptied: list[Stat] = []
     foreign: list[Stat] = []
+    others = layout.others_in(walk.stats)
     for stat in extra:
         if stat.key.startswith(layout.JOURNAL):
+            continue
+        if stat.key.startswith(others):
+            foreign.append(stat)
             continue
         if stat.key.startswith(layout.FILES):
             content = layout.content_of(stat.key)
