@@ -222,3 +222,27 @@ def test_rebuild_leaves_an_index_alone_that_was_copied_into_it(index: Types, typ
     assert code == 0, out
     assert "none of this index" in " ".join(out.split())
     assert "index rebuild" not in out
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("s3:/bucket/team", "s3://bucket/team"),
+        ("s3:bucket/team", "s3://bucket/team"),
+        ("https:/devpi.example/team/", "https://devpi.example/team/"),
+        ("devpi.example:3141/team/nightly", "https://devpi.example:3141/team/nightly"),
+        ("localhost:8080", "https://localhost:8080"),
+    ],
+)
+def test_an_address_that_lacks_something_is_no_folder(
+    types: Types, dist: Path, place: str, said: str
+) -> None:
+    wheel = dist / "vllm-0.9.2+cpu-py3-none-any.whl"
+    for command in (("publish", wheel, "--no-verify", "toys"), ("list",)):
+        code, _, err = types(*command, "--to", place)
+        assert code == errors.SettingsError.exit_code
+        assert said in err
+        assert f"./{place}" in err
+    assert not list(Path().glob("*:*"))
+    # Whoever means a folder says so.
+    assert types("publish", wheel, "--no-verify", "toys", "--to", f"./{place}")[0] == 0
