@@ -45,6 +45,15 @@ READ_BY_ALL = {
 """A policy of the bucket: clients that install have no key."""
 
 
+def in_threads(what: Callable[[], None], number: int = 4) -> None:
+    """Do the same several times at once, and wait for all."""
+    threads = [threading.Thread(target=what) for _ in range(number)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 def make_wheel(
     folder: Path,
     name: str = "demo",

@@ -30,7 +30,7 @@ class Ending:
 
     def __init__(self, inner: Storage, left: int, *, after: bool = False) -> None:
         self.inner, self.left, self.after = inner, left, after
-        self.url, self.slash_keys = inner.url, inner.slash_keys
+        self.url, self.slash_keys, self.at_once = inner.url, inner.slash_keys, 1
 
     def __getattr__(self, name: str) -> Callable[..., object]:
         real = getattr(self.inner, name)

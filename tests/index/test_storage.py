@@ -5,11 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import re
-import threading
 from pathlib import Path
 
 import pytest
-from index_helpers import CREDENTIALS, S3Server, s3_client
+from index_helpers import CREDENTIALS, S3Server, in_threads, s3_client
 
 from vllm_builder.errors import BuilderError, NoSpace, NotWritable, SettingsError, StorageFailed
 from vllm_builder.index.storage import Folder, open_storage
@@ -116,11 +115,7 @@ def test_counting_from_many_threads(storage: Storage) -> None:
                 continue
             done += 1
 
-    threads = [threading.Thread(target=count) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(count)
     blob = storage.read("n")
     assert blob is not None
     # On an object store one's own content is taken for one's own write: two who write the same count as one.

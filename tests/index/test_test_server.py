@@ -7,7 +7,7 @@ import threading
 
 import pytest
 from botocore.exceptions import ClientError
-from index_helpers import S3Server, make_wheel, s3_client
+from index_helpers import S3Server, in_threads, make_wheel, s3_client
 
 from vllm_builder.index.candidates import read_candidate
 
@@ -52,11 +52,7 @@ def test_counting_by_compare_and_swap_loses_nothing(s3: S3Server) -> None:
                 continue
             done += 1
 
-    threads = [threading.Thread(target=count) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(count)
     assert client.get_object(Bucket=s3.bucket, Key="counter")["Body"].read() == b"40"
 
 

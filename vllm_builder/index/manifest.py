@@ -86,10 +86,8 @@ class Snapshot:
         if ref is None:
             made = Shard(project=project, variant=variant, revision=0)
         else:
-            data = self._unread.pop((project, variant), None)
-            made = _parsed(
-                Shard, _read_shard(self.storage, ref) if data is None else data, ref.key, self.storage
-            )
+            data = self._unread.pop((project, variant), None) or _read_shard(self.storage, ref)
+            made = _parsed(Shard, data, ref.key, self.storage)
         self._shards[project, variant] = made
         return made
 
@@ -332,9 +330,9 @@ def _parsed(kind: type[T], data: bytes, key: str, storage: Storage) -> T:
     try:
         found = kind.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        place = f"{'.'.join(map(str, first['loc']))}: " if first["loc"] else ""
-        raise _damaged(storage, key, f"It is no manifest: {place}{first['msg']}.") from error
+        first = error.errors()[0]
+        said = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+        raise _damaged(storage, key, f"It is no manifest: {said}.") from error
     if found.schema_version > SCHEMA:
         raise IndexDamaged(
             f"{key} of the index has the format {found.schema_version}, and this vllm-builder knows {SCHEMA}.",

@@ -238,6 +238,21 @@ class Entry(Model):
     """Keys to be deleted once the pages no longer name them."""
 
 
+class Published(Model):
+    """What became of one wheel: ``published``, ``unchanged`` (it was there), or ``staged`` (its group is not whole)."""
+
+    filename: str
+    project: str
+    version: str
+    variant: str
+    channels: tuple[str, ...]
+    sha256: str
+    size: int
+    outcome: str
+    waits_for: tuple[str, ...] = ()
+    """Variants that the group still lacks."""
+
+
 def to_bytes(value: Model) -> bytes:
     """Compact, the same for the same value."""
     return (value.model_dump_json() + "\n").encode()

@@ -11,6 +11,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Final
 
@@ -85,11 +86,7 @@ def write(storage: Storage, snapshot: Snapshot, pages: Iterable[Page]) -> int:
     Raises:
         StorageFailed and its like: see :class:`Storage`.
     """
-    return sum(
-        put(storage, key, data, kind, revision_of(data))
-        for page in pages
-        for key, data, kind in objects(storage, snapshot, page)
-    )
+    return put_all(storage, (one for page in pages for one in objects(storage, snapshot, page)))
 
 
 def objects(storage: Storage, snapshot: Snapshot, page: Page) -> Iterator[tuple[str, bytes, str]]:
@@ -126,6 +123,23 @@ def revision_of(data: bytes) -> int:
 def unmarked(data: bytes) -> bytes:
     """A page without its revision: for comparing."""
     return _REVISION.sub(b"", data[:_HEAD], count=1) + data[_HEAD:]
+
+
+def put_all(storage: Storage, made: Iterable[tuple[str, bytes, str]]) -> int:
+    """:func:`put` for key, content and type of many, in any order; each names its own revision.
+
+    Returns:
+        how many were written.
+    """
+
+    def one(made: tuple[str, bytes, str]) -> bool:
+        key, data, kind = made
+        return put(storage, key, data, kind, revision_of(data))
+
+    if storage.at_once == 1:
+        return sum(map(one, made))
+    with ThreadPoolExecutor(max_workers=storage.at_once) as pool:
+        return sum(pool.map(one, made))
 
 
 def put(storage: Storage, key: str, data: bytes, kind: str, revision: int) -> bool:

@@ -12,31 +12,15 @@ from vllm_builder.index import grouping, layout
 from vllm_builder.index.candidates import Candidate, digest_of
 from vllm_builder.index.listing import named_channels, new_channel
 from vllm_builder.index.manifest import Clock, Draft, Snapshot, load, utc_now
-from vllm_builder.index.model import File, Staged
+from vllm_builder.index.model import File, Published, Staged
 from vllm_builder.index.storage.base import IMMUTABLE, Altered, Exists, Storage
 from vllm_builder.index.transaction import change
-from vllm_builder.model import Model
 
 _OCTETS: Final = "application/octet-stream"
 SIDECAR_TYPE: Final = "text/plain; charset=utf-8"
 _JSON_LINES: Final = "application/jsonl"
 _Outcome = dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]]
 """By file name: what became of it, the variants that its group waits for, and its channels."""
-
-
-class Published(Model):
-    """What became of one wheel: ``published``, ``unchanged`` (it was there), or ``staged`` (its group is not whole)."""
-
-    filename: str
-    project: str
-    version: str
-    variant: str
-    channels: tuple[str, ...]
-    sha256: str
-    size: int
-    outcome: str
-    waits_for: tuple[str, ...] = ()
-    """Variants that the group still lacks."""
 
 
 def publish(

@@ -24,7 +24,7 @@ from vllm_builder.index import layout
 from vllm_builder.index.landing import data, html
 from vllm_builder.index.manifest import Snapshot
 from vllm_builder.index.model import File, Page
-from vllm_builder.index.pages import HTML_TYPE, put
+from vllm_builder.index.pages import HTML_TYPE, put_all
 from vllm_builder.index.storage.base import IMMUTABLE, Exists, Storage
 
 JS_TYPE: Final = "text/javascript; charset=utf-8"
@@ -61,10 +61,9 @@ def write(
         shards = {(page.project, page.variant) for page in pages if page.project}
     # What a page loads is there before what names it.
     parts = [part for shard in sorted(shards) for part in _of_shard(storage, snapshot, *shard, touched)]
-    return sum(
-        put(storage, key, content, kind, snapshot.root.revision)
-        for key, content, kind in [*parts, *_of_root(storage, snapshot)]
-    )
+    summaries = [part for part in parts if part[0].endswith(("/index.js", "/index.html"))]
+    details = [part for part in parts if part not in summaries]
+    return sum(put_all(storage, some) for some in (details, summaries, _of_root(storage, snapshot)))
 
 
 def objects(storage: Storage, snapshot: Snapshot) -> Iterator[tuple[str, bytes, str]]:

@@ -57,6 +57,9 @@ class Storage(Protocol):
     slash_keys: bool
     """Keys that end in ``/`` can be objects and are what a client asks for (S3): pages are put there, too."""
 
+    at_once: int
+    """How many writes may be under way together: more than one where a write is waiting for a server."""
+
     def read(self, key: str, *, limit: int | None = None) -> Blob | None:
         """None where there is none."""
 

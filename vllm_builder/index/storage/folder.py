@@ -43,6 +43,7 @@ class Folder:
     """
 
     slash_keys = False
+    at_once = 1
 
     def __init__(self, root: Path) -> None:
         self.root = root

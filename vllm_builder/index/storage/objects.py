@@ -54,6 +54,7 @@ class Objects:
         import obstore
 
         self._client = obstore
+        self.at_once = 1 if url.startswith("memory:") else 16
         self._store = store
         self.url = url
         self._secrets = secrets

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from vllm_builder.errors import BuilderError, PublishRefused, SettingsError, StorageFailed
 from vllm_builder.events import Emit, Note
 from vllm_builder.index.candidates import Candidate
-from vllm_builder.index.publishing import Published
+from vllm_builder.index.model import Published
 from vllm_builder.index.upload.address import CHANNEL, VARIANT, check_address, filled, is_open
 from vllm_builder.index.upload.credentials import Credentials, find_credentials
 from vllm_builder.index.upload.sending import open_repository, send

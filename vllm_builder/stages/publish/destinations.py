@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from vllm_builder.events import Emit
 from vllm_builder.index.candidates import Candidate
-from vllm_builder.index.publishing import Published
+from vllm_builder.index.model import Published
 from vllm_builder.stages.publish.model import PublishRequest
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from vllm_builder.index.model import Checked
+from vllm_builder.index.model import Checked, Published
 from vllm_builder.model import Free, Model
 
 Provenance = Literal["none", "unsigned", "signed"]
@@ -41,19 +41,9 @@ class PublishRequest(Model):
     """Fetch nothing for verifying."""
 
 
-class PublishedWheel(Model):
-    """What became of one wheel: ``published``, ``unchanged`` (it was there), or ``staged`` (its group is not whole)."""
+class PublishedWheel(Published):
+    """What became of one wheel, wherever it went."""
 
-    filename: str
-    project: str
-    version: str
-    variant: str
-    channels: tuple[str, ...]
-    sha256: str
-    size: int
-    outcome: str
-    waits_for: tuple[str, ...] = ()
-    """Variants that the group still lacks."""
     checked: Checked | None = None
     """How it was judged; None where it was there already."""
     provenance: Provenance = "none"
