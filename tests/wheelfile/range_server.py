@@ -91,9 +91,10 @@ class RangeServer:
         ).items():
             request.send_header(name, value)
         request.end_headers()
+        # Before it is sent: who has read the answer may ask at once how much it was.
+        self.sent += len(body)
         with suppress(OSError):
             request.wfile.write(body)
-        self.sent += len(body)
         if length is not None and length != len(body):
             request.close_connection = True
 
