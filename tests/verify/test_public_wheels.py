@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from public_wheels import cache_folder
-from pypi_simple import DistributionPackage, ProjectPage
+from pypi_simple import PYPI_SIMPLE_ENDPOINT, DistributionPackage, ProjectPage
 from range_server import serving
 
 from vllm_builder.cache import Cache
@@ -28,7 +28,7 @@ TORCH = "torch-2.11.0-cp312-cp312-manylinux_2_28_x86_64.whl"
 
 def listed(filename: str, http: Http) -> DistributionPackage:
     project = filename.partition("-")[0]
-    index = (read_indexes().index_url or "https://pypi.org/simple").rstrip("/")
+    index = (read_indexes().index_url or PYPI_SIMPLE_ENDPOINT).rstrip("/")
     page = ProjectPage.from_response(http.get(f"{index}/{project}/"), project)
     return next(package for package in page.packages if package.filename == filename)
 

@@ -24,10 +24,13 @@ _REDIRECTS: Final = 5
 _CHUNK: Final = 1 << 20
 _KNOWN: Final = ("sha256", "sha512", "sha384", "blake2b", "sha3_256", "sha1", "md5")
 """Strongest first; pypiserver names nothing but md5 unless told to."""
-_LEGACY: Final = {
-    "https://upload.pypi.org/legacy/": "https://pypi.org/simple/",
-    "https://test.pypi.org/legacy/": "https://test.pypi.org/simple/",
-}
+
+
+def _public_upload() -> str:
+    """Where the public index takes uploads, as twine knows it."""
+    from twine.utils import DEFAULT_REPOSITORY
+
+    return DEFAULT_REPOSITORY
 
 
 def roots(url: str, simple_url: str = "") -> tuple[str, ...]:
@@ -35,8 +38,11 @@ def roots(url: str, simple_url: str = "") -> tuple[str, ...]:
     if simple_url:
         return (simple_url.rstrip("/") + "/",)
     base = url.rstrip("/") + "/"
-    if base in _LEGACY:
-        return (_LEGACY[base],)
+    if base == _public_upload():
+        # Its pages are on another host; those of its test server are beside the address.
+        from pypi_simple import PYPI_SIMPLE_ENDPOINT
+
+        return (PYPI_SIMPLE_ENDPOINT,)
     found = [base + "+simple/", base + "simple/"]
     if base.endswith("/legacy/"):
         found.append(base.removesuffix("legacy/") + "simple/")
