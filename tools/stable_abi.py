@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable
 
 from packaging.version import Version
-from pypi_simple import ProjectPage
+from pypi_simple import PYPI_SIMPLE_ENDPOINT, ProjectPage
 
 from vllm_builder.indexes import read_indexes
 from vllm_builder.stages.source.http import Http
@@ -52,7 +52,7 @@ def main() -> None:
     last: set[str] = set()
     read = []
     with Http(indexes) as http:
-        index = (indexes.index_url or "https://pypi.org/simple").rstrip("/")
+        index = (indexes.index_url or PYPI_SIMPLE_ENDPOINT).rstrip("/")
         page = ProjectPage.from_response(http.get(f"{index}/torch/"), "torch")
         for version, url in wheels(page, python):
             with open_wheel(url, http=http) as wheel:
