@@ -5,14 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import platform
-import shutil
 import subprocess
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from vllm_builder.stages.finish import Finished, FinishSpec, Materials, finish
 from vllm_builder.stages.patch.operations import CreateFile, PatchSelection, Step
@@ -103,8 +100,6 @@ def members(wheel: Path) -> dict[str, bytes]:
 
 def library(folder: Path, *link: str, source: str = "int answer(void) { return 42; }") -> bytes:
     """A shared library that was really compiled."""
-    if shutil.which("cc") is None:
-        pytest.skip("there is no C compiler on this machine")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "x.c").write_text(source)
     subprocess.run(["cc", "-shared", "-fPIC", "x.c", "-o", "x.so", *link], cwd=folder, check=True)
