@@ -7,7 +7,7 @@ import hashlib
 import json
 import subprocess
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -268,6 +268,10 @@ class Outcome:
             for f in every
             if (not severity or f["severity"] == severity) and (not check or f["check"] == check)
         ]
+
+
+Verify = Callable[..., Outcome]
+"""The fixture that judges a wheel by the command line."""
 
 
 def run(capsys: object, wheel: Path, *options: str) -> Outcome:
