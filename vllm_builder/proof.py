@@ -66,6 +66,8 @@ def prove(
     Raises:
         VerifyFailed: the wheel is not what was asked for; it and the report are kept aside.
     """
+    from vllm_builder.stages.verify.model import count
+
     report = _verify(wheel, plan, environment, cache, environ, emit)
     for finding in report.findings:
         if finding.severity == "warning":
@@ -77,7 +79,7 @@ def prove(
     folder = reject(wheel, found, workspace.rejected(plan.digest))
     errors = [finding for finding in report.findings if finding.severity == "error"]
     raise VerifyFailed(
-        f"{wheel.name} was built and is not what was asked for: {_count(len(errors), 'error')}.",
+        f"{wheel.name} was built and is not what was asked for: {count(len(errors), 'error')}.",
         why=errors[0].why or errors[0].what,
         next=f"Neither stored nor handed over; it is kept in {folder}, with report.json. "
         f"{errors[0].cure or 'Change what the findings name.'} Then build again: what is compiled stays, "
@@ -115,7 +117,3 @@ def _shown(findings: Iterable[Finding]) -> list[str]:
 def _line(finding: Finding) -> str:
     where = f" ({finding.where})" if finding.where else ""
     return f"{finding.check}: {finding.what}{where}"
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'s' if number != 1 else ''}"

@@ -95,6 +95,7 @@ def _keys(files: tuple[str, ...]) -> tuple[SSlibKey, ...]:
 def _show(report: CheckReport, *, verbose: bool) -> None:
     from vllm_builder.cli.verify import findings_table
     from vllm_builder.index.checking.checking import tally
+    from vllm_builder.stages.verify.model import count
 
     console = screen.console(width=_WIDTH)
     if report.findings:
@@ -102,8 +103,8 @@ def _show(report: CheckReport, *, verbose: bool) -> None:
         console.print()
     how = "their content not read" if report.quick else f"{screen.size(report.bytes_read)} read"
     click.echo(
-        f"{report.url}: revision {report.revision}, {report.files} files, {report.pages} pages, {how}, "
-        f"{screen.duration(report.seconds)}"
+        f"{report.url}: revision {report.revision}, {count(report.files, 'file')}, "
+        f"{count(report.pages, 'page')}, {how}, {screen.duration(report.seconds)}"
     )
     click.echo(f"in order: {tally(report)}" if report.good else f"NOT in order: {tally(report)}")
 
