@@ -126,6 +126,7 @@ def obey(
         externals=settings.externals,
         offline=settings.offline,
         force=settings.force,
+        reuse=settings.reuse,
         emit=emit,
     )
 

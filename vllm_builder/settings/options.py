@@ -45,4 +45,5 @@ class Options(TypedDict, total=False):
     offline: bool
     isolate: bool
     refresh: bool
+    reuse: bool
     force: bool

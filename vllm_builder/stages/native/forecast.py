@@ -67,7 +67,7 @@ def decide(inputs: NativeInputs, layers: Layers, *, reuse: bool = True) -> Forec
     """Reuse or compile, and why."""
     known = {entry.digest: entry for entry in layers.entries()}
     if not reuse:
-        return Forecast(outcome="compile", digest=inputs.digest, reason="because reuse is switched off")
+        return Forecast(outcome="compile", digest=inputs.digest, reason="because of --no-reuse")
     if (entry := known.get(inputs.digest)) is not None:
         facts = {"digest": entry.digest, "version": entry.record.version, "created": entry.record.created}
         why = f"{entry.digest[:12]}, compiled for {entry.record.version} on {entry.record.created[:10]}"
@@ -83,7 +83,9 @@ def decide(inputs: NativeInputs, layers: Layers, *, reuse: bool = True) -> Forec
         if nearest is None or rank < nearest[0]:
             nearest = (rank, entry, differing)
     if nearest is None:
-        return Forecast(outcome="compile", digest=inputs.digest, reason="because there is no native layer yet")
+        return Forecast(
+            outcome="compile", digest=inputs.digest, reason="because there is no native layer yet"
+        )
     _, entry, differing = nearest
     shown = "; ".join(differing[:_NAMED])
     more = f"; and {len(differing) - _NAMED} more" if len(differing) > _NAMED else ""

@@ -18,7 +18,9 @@ class Unreadable(Exception):
     """ninja does not say what it read."""
 
 
-def read_besides(tree: Path, ninja: str, listed: Mapping[str, str], inputs: Collection[str]) -> tuple[str, ...]:
+def read_besides(
+    tree: Path, ninja: str, listed: Mapping[str, str], inputs: Collection[str]
+) -> tuple[str, ...]:
     """Files of the tree that compilers and CMake read, and that are not among the inputs.
 
     Args:
@@ -46,7 +48,12 @@ def read_besides(tree: Path, ninja: str, listed: Mapping[str, str], inputs: Coll
 
 def _read(folder: Path, ninja: str) -> Iterator[str]:
     run = subprocess.run(
-        [ninja, "-t", "deps"], cwd=folder, capture_output=True, text=True, errors="surrogateescape", check=False
+        [ninja, "-t", "deps"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+        check=False,
     )
     if run.returncode != 0:
         raise Unreadable(f"ninja -t deps: {run.stderr.strip()[:200]}")

@@ -33,11 +33,21 @@ _FREE_ARGUMENTS = re.compile(
     r"|-j=?\d*|--parallel(=\d+)?"
 )
 """They say how to compile (jobs, compiler cache) and where the build environment lies."""
-_FREE_VARIABLES = ("_", "PWD", "OLDPWD", "SHLVL", "SETUPTOOLS_SCM_*", "VLLM_VERSION_OVERRIDE", "VLLM_RS_BUILD_VERSION")
+_FREE_VARIABLES = (
+    "_",
+    "PWD",
+    "OLDPWD",
+    "SHLVL",
+    "SETUPTOOLS_SCM_*",
+    "VLLM_VERSION_OVERRIDE",
+    "VLLM_RS_BUILD_VERSION",
+)
 """Variables that a shell sets, or that hold the version; where native sources ask for that, the digest holds it."""
 
 
-def call_of(arguments: Sequence[str], environ: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, Any]:
+def call_of(
+    arguments: Sequence[str], environ: Mapping[str, str], settings: Mapping[str, Any]
+) -> dict[str, Any]:
     """What a call asks for, the same on every machine and in every folder.
 
     Args:
@@ -119,7 +129,12 @@ def main(settings_path: str, arguments: list[str]) -> int:
         # A second time, into an empty folder: whatever an install does, here lies what it wrote.
         prefix, _ = install_of(arguments) or (Path(), "")
         again = [str(_folder(settings, number)) if item == str(prefix) else item for item in arguments]
-        done = subprocess.run([real, *again], check=False, stdout=subprocess.DEVNULL).returncode
+        if subprocess.run([real, *again], check=False, stdout=subprocess.DEVNULL).returncode != 0:
+            # The wheel does not suffer from it: there will be no layer.
+            with calls.open("a", encoding="utf-8") as file:
+                file.write(
+                    json.dumps({"kind": "other", "arguments": ["a second install"], "environment": {}}) + "\n"
+                )
     return done
 
 

@@ -121,9 +121,7 @@ def _try(file: BaseFileLock, root: Path) -> bool:
     return True
 
 
-def _wait(
-    file: BaseFileLock, root: Path, digest: str, noun: str, timeout: float | None, emit: Emit
-) -> None:
+def _wait(file: BaseFileLock, root: Path, digest: str, noun: str, timeout: float | None, emit: Emit) -> None:
     began = time.monotonic()
     same, waiting = "the same plan", "Waiting for its wheel."
     if noun != "wheel":

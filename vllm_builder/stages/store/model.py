@@ -26,7 +26,8 @@ class NewerRecord(StoreError):
 
 
 class WheelFile(Model):
-    """A wheel (or the archive of a native layer) as it lies in the store: ``size`` in bytes, ``sha256`` as 64 hexadecimal characters."""
+    """A wheel, or the archive of a native layer, as it lies in the store: ``size`` in bytes, ``sha256`` as 64
+    hexadecimal characters."""
 
     filename: str
     size: int
