@@ -174,6 +174,7 @@ def _keep(
         besides = read_besides(tree, ninja, placed, inputs.files)
         if besides:
             _not_kept(f"its build read {', '.join(besides[:3])}, which its digest does not cover", emit)
+            return None
         manifest = _manifest(result, captured.calls, placed)
         entry: Entry = layers.keep(
             inputs,

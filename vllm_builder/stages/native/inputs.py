@@ -32,6 +32,7 @@ _OF_THE_TREE: Final = re.compile(
     r"\$\{(?:CMAKE_SOURCE_DIR|PROJECT_SOURCE_DIR|CMAKE_CURRENT_SOURCE_DIR|CMAKE_CURRENT_LIST_DIR|VLLM_ROOT\w*)\}"
     r"/([\w.+/-]+)"
 )
+_PATH: Final = re.compile(r"[\w.+-]+(?:/[\w.+-]+)+")
 _IMPORT: Final = re.compile(r"^\s*(?:import|from)\s+(\w+)", re.MULTILINE)
 _COMMENT: Final = re.compile(r"^\s*#.*$", re.MULTILINE)
 _VERSION: Final = re.compile(
@@ -151,14 +152,15 @@ def _named(tree: Path, text: str, folder: str, own: list[str]) -> Iterator[str]:
     """Files of the tree that a CMake file names, with what a script among them imports; all of a folder."""
     here = "" if folder == "." else f"{folder}/"
     files = set(own)
-    for found in _OF_THE_TREE.finditer(_COMMENT.sub("", text)):
-        word = found[1].rstrip("/.")
-        for path in {word, f"{here}{word}"}:
+    text = _COMMENT.sub("", text)
+    rooted = {found[1].rstrip("/.") for found in _OF_THE_TREE.finditer(text)}
+    for word in sorted(rooted | {found[0] for found in _PATH.finditer(text)}):
+        for path in sorted({word, f"{here}{word}"}):
             if path in files:
                 yield path
                 if path.endswith(".py"):
                     yield from _imported(tree, path, files)
-            elif path and path != "vllm":
+            elif word in rooted and path and path != "vllm":
                 yield from (p for p in own if p.startswith(f"{path}/"))
 
 
