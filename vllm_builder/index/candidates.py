@@ -44,9 +44,8 @@ class Candidate:
     def filename(self) -> str:
         return self.path.name
 
-    @property
-    def key(self) -> str:
-        return layout.wheel_key(self.project, self.version, self.sha256, self.filename)
+    def key(self, generation: int = 0) -> str:
+        return layout.wheel_key(self.project, self.version, self.sha256, self.filename, generation)
 
 
 def read_candidate(path: Path, *, channels: Iterable[str] = (), variant: str = "") -> Candidate:
