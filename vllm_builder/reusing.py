@@ -75,7 +75,7 @@ def compile_or_reuse(
 
     if not has_native_layer(plan):
         return Compiled(compiled())
-    from vllm_builder.stages.native.forecast import decide, remember
+    from vllm_builder.stages.native.forecasting import decide, remember
     from vllm_builder.stages.native.layers import Layers, origin_of
 
     placed = treestate.placed(tree)

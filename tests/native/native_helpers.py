@@ -16,7 +16,7 @@ from vllm_builder.indexes import Indexes
 from vllm_builder.pipeline import BuildResult, run
 from vllm_builder.stages.compile.model import Compiler, CompileSpec
 from vllm_builder.stages.environment.model import EnvironmentSpec, Interpreter, Torch
-from vllm_builder.stages.native.forecast import Forecast, forecast
+from vllm_builder.stages.native.forecasting import Forecast, forecast
 from vllm_builder.stages.patch.operations import PatchSelection, ReplaceText, Step
 from vllm_builder.stages.plan.model import Plan
 from vllm_builder.stages.source.model import SourcePin

@@ -8,7 +8,7 @@ from vllm_builder.cache import Cache
 from vllm_builder.cli import screen
 from vllm_builder.errors import StoreError
 from vllm_builder.settings.model import Settings
-from vllm_builder.stages.native import forecast
+from vllm_builder.stages.native.forecasting import forecast
 from vllm_builder.stages.plan.explain import differences
 from vllm_builder.stages.plan.model import Plan
 from vllm_builder.stages.store import Store

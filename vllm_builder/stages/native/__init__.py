@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from vllm_builder.lazy import exports
 
 if TYPE_CHECKING:
-    from vllm_builder.stages.native.forecast import Forecast as Forecast
-    from vllm_builder.stages.native.forecast import forecast as forecast
+    from vllm_builder.stages.native.forecasting import Forecast as Forecast
+    from vllm_builder.stages.native.forecasting import forecast as forecast
     from vllm_builder.stages.native.inputs import NativeInputs as NativeInputs
     from vllm_builder.stages.native.inputs import native_inputs as native_inputs
     from vllm_builder.stages.native.layers import Layers as Layers
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from vllm_builder.stages.native.model import Manifest as Manifest
 
 _HOMES = {
-    "Forecast": "forecast",
+    "Forecast": "forecasting",
     "Layer": "model",
     "Layers": "layers",
     "Manifest": "model",
     "NativeInputs": "inputs",
-    "forecast": "forecast",
+    "forecast": "forecasting",
     "native_inputs": "inputs",
 }
 
