@@ -66,6 +66,8 @@ setup(
 CMAKE = r"""
 cmake_minimum_required(VERSION 3.21)
 project(toy LANGUAGES CXX)
+# A call below a call, as for an external project: none of setup.py's.
+execute_process(COMMAND cmake --build nowhere OUTPUT_QUIET ERROR_QUIET)
 include(cmake/units.cmake)
 add_library(_C MODULE ${units})
 set_target_properties(_C PROPERTIES PREFIX "" SUFFIX ".abi3.so")

@@ -28,6 +28,9 @@ from typing import Any
 MISFIT = 86
 """Exit status where a call is not the layer's."""
 
+_WITHIN = "VLLM_BUILDER_WITHIN_CMAKE"
+"""Set below a cmake that setup.py called: what that one calls itself comes with it."""
+
 _FREE_ARGUMENTS = re.compile(
     r"-D(CMAKE_JOB_POOLS|NVCC_THREADS|CMAKE_\w+_COMPILER_LAUNCHER|VLLM_PYTHON_PATH|VLLM_PYTHON_EXECUTABLE)(:\w+)?=.*"
     r"|-j=?\d*|--parallel(=\d+)?"
@@ -113,13 +116,14 @@ def is_question(arguments: Sequence[str]) -> bool:
 def main(settings_path: str, arguments: list[str]) -> int:
     settings = json.loads(Path(settings_path).read_text(encoding="utf-8"))
     real = settings["real"]
-    if is_question(arguments):
+    if is_question(arguments) or os.environ.get(_WITHIN):
         os.execv(real, [real, *arguments])
     calls = Path(settings["calls"])
     call = call_of(arguments, os.environ, settings)
     number = len(calls.read_text(encoding="utf-8").splitlines()) if calls.exists() else 0
     with calls.open("a", encoding="utf-8") as file:
         file.write(json.dumps(call, sort_keys=True) + "\n")
+    os.environ[_WITHIN] = "1"
     if settings["mode"] == "replay":
         return _replay(number, call, arguments, settings)
     if call["kind"] != "install":
