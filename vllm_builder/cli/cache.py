@@ -128,7 +128,9 @@ def show(digest: str, cache_dir: str | None, json_: bool) -> None:
         ("sha256", r.wheel.sha256),
         ("plan", r.digest),
         ("created", f"{r.created} by vllm-builder {r.builder}"),
-        ("compiled", f"{r.compile.units} units in {screen.duration(r.compile.seconds)}"),
+        ("packed", f"in {screen.duration(r.compile.seconds)}, nothing compiled")
+        if r.native.get("reused")
+        else ("compiled", f"{r.compile.units} units in {screen.duration(r.compile.seconds)}"),
         *_native_lines(r.native),
         *((f"stage {k}", screen.duration(v)) for k, v in r.timings.items()),
         *((f"tool {k}", v) for k, v in r.tools.items()),
