@@ -79,7 +79,8 @@ def pack_wheel(
         )
         calls.arrange(env)
         calls.begin(env)
-        command = setup_command(spec, environment, tree, fresh)
+        # The wheel is compressed when it is finished: once is enough.
+        command = [*setup_command(spec, environment, tree, fresh), "--compression=stored"]
         if spec.isolate:
             command = isolation.isolated(command)
         watch = Watch(tree, emit, 0)
