@@ -22,7 +22,6 @@ from vllm_builder.events import Emit, Note, StageFinished, StageStarted, ignore
 from vllm_builder.fs import copy_atomic, make_dir, os_errors, remove_tree, write_atomic
 from vllm_builder.model import Model
 from vllm_builder.proof import build_record, prove
-from vllm_builder.stages.compile.model import CompileResult
 from vllm_builder.stages.plan.model import Plan
 from vllm_builder.stages.publish.model import PublishResult
 from vllm_builder.stages.source.model import SourceRequest
@@ -205,7 +204,7 @@ def _build(
     reuse: bool,
     emit: Emit,
 ) -> tuple[Record, Path]:
-    from vllm_builder.reusing import compile_or_reuse, facts_of
+    from vllm_builder.reusing import compile_or_reuse, facts_of, patched_files
     from vllm_builder.stages.environment import prepare
     from vllm_builder.stages.finish import Materials, finish
 
@@ -249,7 +248,7 @@ def _build(
             plan,
             cache=cache,
             tree=tree,
-            patched=_patched(report),
+            patched=patched_files(report),
             environment=environment,
             dist=workspace.dist(plan.digest),
             log=log,
@@ -259,7 +258,7 @@ def _build(
             emit=emit,
         )
         result = made.result
-        steps.summary = _compiled(result, reused=bool(made.native.get("reused")))
+        steps.summary = made.summary()
     write_atomic(done, "")
     with steps.stage("finish", "Finish"):
         finished = finish(
@@ -373,22 +372,3 @@ def _room(folder: Path, needed: int) -> None:
             why=f"A build needs at least {needed / 1e9:.1f} GB for its tree and objects.",
             next="Free some space (`vllm-builder cache prune`), or point --workspace at a larger disk.",
         )
-
-
-def _patched(report: Mapping[str, object]) -> tuple[str, ...]:
-    """The files that a patch report says were changed."""
-    entries = report.get("entries")
-    files = {str(entry["file"]) for entry in entries} if isinstance(entries, list) else set()
-    return tuple(sorted(files))
-
-
-def _compiled(result: CompileResult, *, reused: bool) -> str:
-    if reused:
-        return "native layer reused, nothing compiled" + (", no network" if result.isolated else "")
-    text = f"{result.units + result.resumed_from} units"
-    if result.resumed_from:
-        text += f", {result.resumed_from} of them done before"
-    if result.cache:
-        hits = result.cache.get("hits", 0)
-        text += f", compiler cache {hits} of {hits + result.cache.get('misses', 0)} hits"
-    return f"{text}, no network" if result.isolated else text

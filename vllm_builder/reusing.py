@@ -33,6 +33,19 @@ class Compiled:
     digest: str = ""
     native: Mapping[str, Any] = field(default_factory=dict)
 
+    def summary(self) -> str:
+        """One line for a person."""
+        result = self.result
+        if self.native.get("reused"):
+            return "native layer reused, nothing compiled" + (", no network" if result.isolated else "")
+        text = f"{result.units + result.resumed_from} units"
+        if result.resumed_from:
+            text += f", {result.resumed_from} of them done before"
+        if result.cache:
+            hits = result.cache.get("hits", 0)
+            text += f", compiler cache {hits} of {hits + result.cache.get('misses', 0)} hits"
+        return f"{text}, no network" if result.isolated else text
+
 
 def compile_or_reuse(
     plan: Plan,
@@ -145,6 +158,13 @@ def facts_of(result: CompileResult) -> CompileFacts:
         isolated=result.isolated,
         attempts=tuple(attempt.model_dump() for attempt in result.attempts),
     )
+
+
+def patched_files(report: Mapping[str, object]) -> tuple[str, ...]:
+    """The files that a patch report says were changed."""
+    entries = report.get("entries")
+    files = {str(entry["file"]) for entry in entries} if isinstance(entries, list) else set()
+    return tuple(sorted(files))
 
 
 def _room(tree: Path) -> Path:
