@@ -206,10 +206,13 @@ def _keep(
             force=force,
             emit=emit,
         )
-        remove_tree(captured.files)
     except (Unreadable, BuilderError, OSError) as error:
         _not_kept(str(error), emit)
         return None
+    finally:
+        # It is in the store now, or of no use.
+        with suppress(BuilderError):
+            remove_tree(captured.files)
     return entry
 
 
