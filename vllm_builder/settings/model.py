@@ -185,6 +185,10 @@ class Settings(Model):
         False, description="Configure and compile with no network at all (an error where the kernel refuses)"
     )
     refresh: bool = Field(False, description="Ask the network again where an answer is remembered")
+    reuse: bool = Field(
+        True,
+        description="Take what is compiled from the store where its inputs are the same (--no-reuse compiles)",
+    )
     force: bool = Field(False, description="Build even when the wheel is in the store")
     publish: Annotated[str | None, BeforeValidator(_address)] = Field(
         None,

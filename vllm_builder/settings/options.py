@@ -45,6 +45,7 @@ class Options(TypedDict, total=False):
     offline: bool
     isolate: bool
     refresh: bool
+    reuse: bool
     force: bool
     publish: Path | str | None
     channel: Sequence[str]

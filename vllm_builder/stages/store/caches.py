@@ -14,8 +14,8 @@ from vllm_builder.cache import Cache
 from vllm_builder.errors import BuilderError, StoreError, did_you_mean
 from vllm_builder.events import Emit, Note, ignore
 from vllm_builder.stages.smoke.room import idle
-from vllm_builder.stages.store import scratch
-from vllm_builder.stages.store.model import size_of
+from vllm_builder.stages.store import locking, scratch
+from vllm_builder.stages.store.model import last_used, size_of
 from vllm_builder.stages.store.pruning import Rules
 from vllm_builder.stages.store.reports import CacheKind, Item, Kept, PruneReport, Reason
 from vllm_builder.stages.store.store import Store
@@ -88,7 +88,10 @@ def _checked(kinds: Iterable[str]) -> list[CacheKind]:
 def _items(cache: Cache, kind: CacheKind) -> Iterator[Item]:
     for path in _units(cache, kind):
         with suppress(OSError):
-            yield Item(kind, path.name, path, size_of(path), _newest(path))
+            name, used = path.name, _newest(path)
+            if kind == "native":
+                name, used = _layer_of(path), last_used(path)
+            yield Item(kind, name, path, size_of(path), used)
 
 
 def _units(cache: Cache, kind: CacheKind) -> Iterator[Path]:
@@ -112,6 +115,11 @@ def _units(cache: Cache, kind: CacheKind) -> Iterator[Path]:
             yield from _children(cache.exports)
         case "memo":
             yield from (p for p in sorted(cache.memo.rglob("*.json")) if p.is_file())
+        case "native":
+            # One by one and not the folder: a layer that is being packed or written holds its lock.
+            store = Store(cache.native, noun="native layer")
+            yield from (found.folder for found in store.scan())
+            yield from _children(cache.native / "damaged")
         case "ccache" | "sccache":
             # Whole: its files count each other's sizes, and its own options trim it by age and size.
             folder = cache.ccache if kind == "ccache" else cache.sccache
@@ -138,6 +146,11 @@ def _newest(path: Path) -> float:
     return newest
 
 
+def _layer_of(path: Path) -> str:
+    """The digest of a layer (``<digest>/0001``, ``damaged/<digest>-0001-...``)."""
+    return path.name[:64] if path.parent.name == "damaged" else path.parent.name
+
+
 def _remove(cache: Cache, item: Item, emit: Emit) -> Reason | None:
     try:
         with ExitStack() as stack:
@@ -146,7 +159,14 @@ def _remove(cache: Cache, item: Item, emit: Emit) -> Reason | None:
                     stack.enter_context(idle(item.path))
                 except Timeout:
                     return "in use by a running smoke test"
+            if item.kind == "native" and not stack.enter_context(
+                locking.attempt(cache.native, _layer_of(item.path))
+            ):
+                return "in use by a running build"
             scratch.discard(cache.root, item.path)
+            if item.kind == "native":
+                with suppress(OSError):
+                    item.path.parent.rmdir()
     except (OSError, BuilderError) as error:
         emit(Note(stage="store", level="warning", message=f"{item.path} could not be removed: {error}"))
         return "could not be removed"

@@ -46,10 +46,13 @@ def holder(root: Path, digest: str) -> Holder:
 
 
 @contextmanager
-def hold(root: Path, digest: str, *, timeout: float | None = None, emit: Emit = ignore) -> Iterator[None]:
+def hold(
+    root: Path, digest: str, *, noun: str = "wheel", timeout: float | None = None, emit: Emit = ignore
+) -> Iterator[None]:
     """Hold the lock of ``digest``, waiting for whoever has it.
 
     Args:
+        noun: what is waited for, in the message.
         timeout: seconds to wait at most; None waits for ever, 0 does not wait.
 
     Raises:
@@ -57,7 +60,7 @@ def hold(root: Path, digest: str, *, timeout: float | None = None, emit: Emit = 
         NotWritable: the store cannot be written to, so that nothing could be added either.
     """
     file = _open(root, digest)
-    _wait(file, root, digest, timeout, emit)
+    _wait(file, root, digest, noun, timeout, emit)
     try:
         # Only a courtesy to those who wait: a full disk must not stop a build here.
         with suppress(Exception):
@@ -118,15 +121,18 @@ def _try(file: BaseFileLock, root: Path) -> bool:
     return True
 
 
-def _wait(file: BaseFileLock, root: Path, digest: str, timeout: float | None, emit: Emit) -> None:
+def _wait(file: BaseFileLock, root: Path, digest: str, noun: str, timeout: float | None, emit: Emit) -> None:
     began = time.monotonic()
+    same, waiting = "the same plan", "Waiting for its wheel."
+    if noun != "wheel":
+        same, waiting = f"the same {noun}", "Waiting for it."
     told: tuple[Holder, float] | None = None
     while not _try(file, root):
         waited = time.monotonic() - began
         if timeout is not None and waited >= timeout:
             who = holder(root, digest)
             raise Busy(
-                f"Another build of this plan ({digest[:12]}) is still running after {waited:.0f} s.",
+                f"Another build of {same} ({digest[:12]}) is still running after {waited:.0f} s.",
                 why=f"The lock is held by {who}.",
                 next="Wait until it has ended and run the same command again, or end that process.",
             )
@@ -137,7 +143,7 @@ def _wait(file: BaseFileLock, root: Path, digest: str, timeout: float | None, em
             emit(
                 Note(
                     stage=_STAGE,
-                    message=f"The same plan ({digest[:12]}) is being built by {who}. Waiting for its wheel.",
+                    message=f"{same.capitalize()} ({digest[:12]}) is being built by {who}. {waiting}",
                 )
             )
             told = (who, waited)

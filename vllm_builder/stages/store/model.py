@@ -26,7 +26,8 @@ class NewerRecord(StoreError):
 
 
 class WheelFile(Model):
-    """A wheel as it lies in the store: ``size`` in bytes, ``sha256`` as 64 hexadecimal characters."""
+    """A wheel, or the archive of a native layer, as it lies in the store: ``size`` in bytes, ``sha256`` as 64
+    hexadecimal characters."""
 
     filename: str
     size: int
@@ -36,8 +37,8 @@ class WheelFile(Model):
     @classmethod
     def _is_a_name(cls, value: str) -> str:
         # The name becomes a path below the store and below --out.
-        if Path(value).name != value or not value.endswith(".whl"):
-            raise ValueError(f"{value!r} is not the file name of a wheel")
+        if Path(value).name != value or not value.endswith((".whl", ".zip")):
+            raise ValueError(f"{value!r} is not the file name of a wheel or a native layer")
         return value
 
     @classmethod
@@ -91,6 +92,9 @@ class Record(Model):
     """``platform`` of the wheel's tags and its ``reason``, ``torch`` as it is required, ``compressor``."""
     verify: Mapping[str, Any] = {}
     """:class:`vllm_builder.stages.verify.model.Report` as JSON types."""
+    native: Mapping[str, Any] = {}
+    """Of a wheel: its native layer (``digest``), whether it was ``reused`` or why not (``reason``), and where it was
+    ``compiled``. Of a native layer: its ``inputs``, and the ``plan`` and ``host`` that compiled it."""
     extensions: tuple[str, ...] = ()
     """The only extension modules that were built, for development; empty: the whole wheel."""
     wheel: WheelFile

@@ -43,6 +43,10 @@ class VerifyReport:
     def damaged(self) -> tuple[Checked, ...]:
         return tuple(c for c in self.checked if c.state == "damaged")
 
+    def with_(self, other: VerifyReport) -> VerifyReport:
+        """Both together."""
+        return VerifyReport((*self.checked, *other.checked), self.bytes_read + other.bytes_read)
+
     @property
     def ok(self) -> bool:
         return not self.damaged
@@ -67,6 +71,7 @@ CacheKind = Literal[
     "exports",
     "ccache",
     "sccache",
+    "native",
 ]
 WheelKind = Literal["wheel", "superseded", "damaged"]
 Reason = Literal[
@@ -118,6 +123,16 @@ class PruneReport:
     """Number of things left."""
     remaining_size: int = 0
     dry_run: bool = False
+
+    def with_(self, other: PruneReport) -> PruneReport:
+        """Both together."""
+        return PruneReport(
+            (*self.removed, *other.removed),
+            (*self.kept, *other.kept),
+            self.remaining + other.remaining,
+            self.remaining_size + other.remaining_size,
+            self.dry_run,
+        )
 
     @property
     def freed(self) -> int:

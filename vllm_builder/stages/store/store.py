@@ -44,8 +44,10 @@ _SHORTEST_PREFIX = 4
 class Store:
     """Finished wheels below ``root``. Reading works on a store that cannot be written to."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, noun: str = "wheel") -> None:
         self.root = root
+        self.noun = noun
+        """What lies in it, for messages."""
 
     # Reading -------------------------------------------------------------------------------------
     def resolve(self, prefix: str) -> str | None:
@@ -161,7 +163,7 @@ class Store:
             if found.folder.exists():
                 outcome = writing.set_aside(self.root, found.digest, found.folder, problems)
                 text = " ".join(
-                    (f"The stored wheel {digest[:12]} is damaged, so not used.", *problems, outcome)
+                    (f"The stored {self.noun} {digest[:12]} is damaged, so not used.", *problems, outcome)
                 )
                 emit(Note(stage=_STAGE, level="warning", message=text))
         if newer:
@@ -275,7 +277,7 @@ class Store:
         from vllm_builder.stages.store import locking
 
         _check_digest(digest)
-        return locking.hold(self.root, digest, timeout=timeout, emit=emit)
+        return locking.hold(self.root, digest, noun=self.noun, timeout=timeout, emit=emit)
 
     def prune(
         self,
