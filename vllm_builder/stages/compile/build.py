@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from vllm_builder.errors import Busy, Interrupted, SourceError, WheelMismatch
-from vllm_builder.events import Emit, Note, ignore
+from vllm_builder.events import Emit, Measured, Note, ignore
 from vllm_builder.fs import copy_atomic, make_dir, os_errors, remove_tree, write_atomic
 from vllm_builder.stages.compile import compilercache, diagnose, isolation, ninja, reproducible, scheduling
 from vllm_builder.stages.compile.buildenv import child_environment, ignored_variables, job_variables
@@ -98,7 +98,7 @@ def compile_wheel(
             env.update(job_variables(spec, jobs))
             scheduling.arrange(spec, env, jobs=jobs, tree=tree, state=state)
             before = ninja.finished_edges(ninja.logs(tree))
-            watch = Watch(tree, emit, before)
+            watch = Watch(tree, emit, before, jobs=jobs)
             offset, returncode = _run(command, watch, tree=tree, env=env, log=log, lock=lock)
             resumed = watch.resumed_from if resumed is None else resumed
             peak_memory = max(peak_memory, watch.peak_memory)
@@ -117,6 +117,7 @@ def compile_wheel(
                 raise diagnose.to_error(found, log, jobs=jobs)
             unit = found.unit.removeprefix(f"{tree}/")
             attempts.append(Attempt(jobs=jobs, reason=found.cause, unit=unit))
+            emit(Measured(stage="compile", what="attempt", values={"reason": found.cause, "unit": unit}))
             # ninja counts an edge that failed as finished too, but does not record it.
             units += max(0, ninja.finished_edges(ninja.logs(tree)) - before)
             emit(_note(_again(unit, jobs), "warning"))
