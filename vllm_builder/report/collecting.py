@@ -38,9 +38,13 @@ def collect(builds: Sequence[RawBuild], at: int = -1) -> Report:
         at: which of them.
     """
     build = builds[at]
-    before = _chain(builds[: at % len(builds)])
+    before = [] if _made_anew(build) else _chain(builds[: at % len(builds)])
     remarks: list[str] = []
-    runs = _runs([*before, build], build, remarks, last=build is builds[-1])
+    runs, older = _runs([*before, build], build, last=build is builds[-1])
+    if any(not run.finished for run in build.runs) and not build.outcome:
+        remarks.append("The end of this build was not written; what was compiling then is in no list of units.")
+    if build.runs and not any(run.units for run in runs):
+        remarks.append("ninja's logs name no unit that this build compiled.")
     own = [run for run in runs if not run.earlier]
     stages = _stages(build)
     outcome = _outcome(build)
@@ -55,7 +59,7 @@ def collect(builds: Sequence[RawBuild], at: int = -1) -> Report:
         stages=stages,
         phases=tuple(_phases(own)),
         runs=tuple(runs),
-        reused=tuple(_reused(build, runs)),
+        reused=tuple(_reused(build, runs, older)),
         left_out=tuple(build.left_out),
         warnings=tuple(build.warnings),
         remarks=tuple(remarks),
@@ -74,7 +78,14 @@ def _chain(earlier: Sequence[RawBuild]) -> list[RawBuild]:
         if build.outcome == "built":
             break
         found.insert(0, build)
+        if _made_anew(build):
+            break
     return [build for build in found if build.runs]
+
+
+def _made_anew(build: RawBuild) -> bool:
+    """The tree was made by this build, so nothing in it is older."""
+    return any(stage.name == "source" for stage in build.stages)
 
 
 def _outcome(build: RawBuild) -> Outcome:
@@ -111,28 +122,23 @@ def _stages(build: RawBuild) -> tuple[Stage, ...]:
     return tuple(found)
 
 
-def _runs(builds: Sequence[RawBuild], own: RawBuild, remarks: list[str], *, last: bool) -> list[Run]:
+def _runs(builds: Sequence[RawBuild], own: RawBuild, *, last: bool) -> tuple[list[Run], int]:
+    """All runs with their units, and how many units in ninja's logs are older than all of them."""
     raw = [(run, build) for build in builds for run in build.runs]
     edges, sources = _edges(raw, own, last=last)
     placed = timeline.place(edges, [zero for run, _ in raw for zero in run.ninjas])
     found: list[Run] = []
-    lost = 0
+    older = 0
     by_run: list[list[timeline.Placed]] = [[] for _ in raw]
     for one in placed:
         at = max((i for i, (run, _) in enumerate(raw) if run.began - _EARLY <= one.began), default=None)
         if at is None:
-            lost += 1
+            older += 1
         else:
             by_run[at].append(one)
     for number, ((run, build), units) in enumerate(zip(raw, by_run, strict=True), 1):
         found.append(_run(number, run, build, units, sources, earlier=build is not own))
-    if lost and builds[0] is own:
-        remarks.append(f"{lost} units in ninja's log are older than the journal; they are left out.")
-    if any(not run.finished for run, build in raw if build is own) and not own.outcome:
-        remarks.append(
-            "The end of this build was not written: what ran when it was broken off is in no list of units."
-        )
-    return found
+    return found, older
 
 
 def _edges(
@@ -297,15 +303,13 @@ def _phases(runs: Sequence[Run]) -> list[Phase]:
     return found
 
 
-def _reused(build: RawBuild, runs: Sequence[Run]) -> list[Reused]:
+def _reused(build: RawBuild, runs: Sequence[Run], older: int) -> list[Reused]:
     found = [Reused(what=what, detail=detail) for what, detail in build.reused]
-    earlier = sum(len(run.units) for run in runs if run.earlier)
+    earlier = build.resumed_from or older + sum(len(run.units) for run in runs if run.earlier)
     own = [unit for run in runs if not run.earlier for unit in run.units]
-    if build.resumed_from:
-        found.append(Reused(what="units of an earlier run", detail=f"{build.resumed_from} were compiled already"))
-    elif earlier:
+    if earlier:
         found.append(Reused(what="units of an earlier run", detail=f"{earlier} were compiled already"))
-    if "source" not in {stage.name for stage in build.stages} and build.runs:
+    if build.runs and not _made_anew(build):
         found.append(Reused(what="the patched tree", detail="it was there, whole, from an earlier build"))
     hits = build.totals.get("hits", sum(unit.cache == "hit" for unit in own))
     if hits:
