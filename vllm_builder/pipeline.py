@@ -176,7 +176,9 @@ def run(
         with _tree_lock(workspace.tree(plan.digest), emit):
             with written(plan, workspace, emit) as account:
                 emit = account.emit
-                record, built = _build(plan, cache, workspace, environ, request, externals, offline, force, emit)
+                record, built = _build(
+                    plan, cache, workspace, environ, request, externals, offline, force, emit
+                )
                 account.built(record)
             part = _hand_over_part(built, record, out, emit)
             return _result(plan, part, record, False, started, report=account.report)

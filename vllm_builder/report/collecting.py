@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -42,7 +41,9 @@ def collect(builds: Sequence[RawBuild], at: int = -1) -> Report:
     remarks: list[str] = []
     runs, older = _runs([*before, build], build, last=build is builds[-1])
     if any(not run.finished for run in build.runs) and not build.outcome:
-        remarks.append("The end of this build was not written; what was compiling then is in no list of units.")
+        remarks.append(
+            "The end of this build was not written; what was compiling then is in no list of units."
+        )
     if build.runs and not any(run.units for run in runs):
         remarks.append("ninja's logs name no unit that this build compiled.")
     own = [run for run in runs if not run.earlier]
@@ -93,16 +94,16 @@ def _outcome(build: RawBuild) -> Outcome:
         case "built" | "failed" | "interrupted":
             return build.outcome  # type: ignore[return-value]
         case _:
-            return "running" if _alive(build.pid) else "broken off"
+            return "running" if _alive(build) else "broken off"
 
 
-def _alive(pid: int) -> bool:
-    # Process ids come again, so a builder that is gone may seem to run; a line of the journal would come within seconds.
-    if pid <= 0:
-        return False
+def _alive(build: RawBuild) -> bool:
+    import psutil
+
     try:
-        return b"vllm" in Path(f"/proc/{pid}/cmdline").read_bytes() or pid == os.getpid()
-    except OSError:
+        # Process ids come again: another process that has this one now was started later.
+        return build.pid > 0 and psutil.Process(build.pid).create_time() <= build.began + 1
+    except psutil.Error:
         return False
 
 
@@ -184,7 +185,9 @@ def _run(
         earlier=earlier,
         ended=ended,
         units=tuple(units),
-        samples=tuple(Sample(at=round(max(0.0, at - raw.began), 2), memory=m, compilers=n) for at, m, n in raw.samples),
+        samples=tuple(
+            Sample(at=round(max(0.0, at - raw.began), 2), memory=m, compilers=n) for at, m, n in raw.samples
+        ),
     )
 
 
@@ -281,7 +284,11 @@ def _phases(runs: Sequence[Run]) -> list[Phase]:
             busy = timeline.covered((u.start, u.start + u.seconds) for u in run.units)
             idle += max(0.0, max(ends) - first - busy)
         for unit in run.units:
-            name = f"compile {unit.extension}" if unit.kind == "compile" else {"link": "link"}.get(unit.kind, "other")
+            name = (
+                f"compile {unit.extension}"
+                if unit.kind == "compile"
+                else {"link": "link"}.get(unit.kind, "other")
+            )
             # Runs lie apart from each other on one line, so that spans of two never touch.
             offset = run.number * 1e9
             spans.setdefault(name, []).append((offset + unit.start, offset + unit.start + unit.seconds))
@@ -314,5 +321,9 @@ def _reused(build: RawBuild, runs: Sequence[Run], older: int) -> list[Reused]:
     hits = build.totals.get("hits", sum(unit.cache == "hit" for unit in own))
     if hits:
         asked = hits + build.totals.get("misses", sum(unit.cache == "miss" for unit in own))
-        found.append(Reused(what="compiler cache", detail=f"{hits} of {asked} units came from {build.plan.compiler_cache}"))
+        found.append(
+            Reused(
+                what="compiler cache", detail=f"{hits} of {asked} units came from {build.plan.compiler_cache}"
+            )
+        )
     return found

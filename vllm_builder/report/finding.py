@@ -49,7 +49,9 @@ def find(workspace: Workspace, name: str) -> Path:
     if named:
         return named[0]
     digits = name.strip().lower()
-    fitting = [(path, plan) for path, plan in found if len(digits) >= _SHORTEST and plan.digest.startswith(digits)]
+    fitting = [
+        (path, plan) for path, plan in found if len(digits) >= _SHORTEST and plan.digest.startswith(digits)
+    ]
     if len(fitting) > 1:
         raise ReportMissing(
             f"{name!r} is the beginning of {len(fitting)} plans.",
@@ -80,7 +82,9 @@ def report(workspace: Workspace, journal: Path) -> Report:
     return made.model_copy(update={"comparison": _comparison(workspace, journal, builds, made)})
 
 
-def _comparison(workspace: Workspace, journal: Path, builds: list[RawBuild], now: Report) -> Comparison | None:
+def _comparison(
+    workspace: Workspace, journal: Path, builds: list[RawBuild], now: Report
+) -> Comparison | None:
     """Only builds that ended well count; a plan that never did in this workspace is not looked at."""
     candidates: list[tuple[float, PlanFacts, Path | None, int]] = [
         (build.began, build.plan, None, at) for at, build in enumerate(builds[:-1]) if _comparable(build)

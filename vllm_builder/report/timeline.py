@@ -103,7 +103,9 @@ def _zeros(edges: Sequence[Edge], known: Sequence[float]) -> list[float]:
             linked = not alone.output.endswith((".o", ".obj"))
             zero = near[0] if near else _candidates(alone)[linked]
         zeros.append(zero)
-        left = [edge for edge in left if edge is not (alone if count == 1 else None) and not _fits(edge, zero)]
+        left = [
+            edge for edge in left if edge is not (alone if count == 1 else None) and not _fits(edge, zero)
+        ]
     return sorted(zeros)
 
 
