@@ -92,7 +92,7 @@ def _made_anew(build: RawBuild) -> bool:
 def _outcome(build: RawBuild) -> Outcome:
     match build.outcome:
         case "built" | "failed" | "interrupted":
-            return build.outcome  # type: ignore[return-value]
+            return build.outcome
         case _:
             return "running" if _alive(build) else "broken off"
 
@@ -145,7 +145,7 @@ def _runs(builds: Sequence[RawBuild], own: RawBuild, *, last: bool) -> tuple[lis
 def _edges(
     raw: Sequence[tuple[RawRun, RawBuild]], own: RawBuild, *, last: bool
 ) -> tuple[list[ninjalog.Edge], dict[str, str]]:
-    """All that ninja's logs say: as they were after each run, and, where the last run's end was not written, as they are now."""
+    """All that ninja's logs say: as they were after each run; as they are now where the last run's end was not written."""
     texts = [text for run, _ in raw for text in run.logs]
     sources = {name: source for run, _ in raw for name, source in run.sources.items()}
     if raw and last and not raw[-1][0].finished and own.tree:

@@ -97,8 +97,8 @@ def _comparison(
     chosen = comparing.choose(now.plan, [(began, plan) for began, plan, _, _ in candidates])
     if chosen is None:
         return None
-    _, _, path, at = candidates[chosen[0]]
-    then = collecting.collect(builds if path is None else read(path), at)
+    _, _, where, at = candidates[chosen[0]]
+    then = collecting.collect(builds if where is None else read(where), at)
     return comparing.compare(now, then, chosen[1])
 
 

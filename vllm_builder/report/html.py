@@ -146,7 +146,9 @@ def _tiles(report: Report) -> str:
         before = report.comparison.figures.seconds
         word = "faster" if before > figures.seconds else "slower"
         ratio = max(before, figures.seconds) / max(min(before, figures.seconds), 0.001)
-        tiles.append((f"{word} than last time", f"{ratio:.2f} ×", f"{duration(before)} then"))
+        tiles.append(
+            (f"{word} than last time", f"{ratio:.2f} \N{MULTIPLICATION SIGN}", f"{duration(before)} then")
+        )
     out = "".join(
         f"<div><dt>{name}</dt><dd>{escape(value)}<small>{escape(more)}</small></dd></div>"
         for name, value, more in tiles

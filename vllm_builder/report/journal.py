@@ -14,8 +14,8 @@ Whatever ends a build, what was written so far tells of it. Times are seconds si
     end        the build ended: outcome, fault, cache, left_out, resumed_from
 
 It is bounded: samples become rarer in a long run (one a second for the first hour, one in two for the next two, and so on),
-and old builds go when a new one begins and there is too much. Nothing in here ever raises: a journal that cannot be written is
-switched off, and says so once, at the end.
+and old builds go when a new one begins and there is too much. Nothing in here ever raises: a journal that cannot be
+written is switched off, and says so once, at the end.
 """
 
 from __future__ import annotations

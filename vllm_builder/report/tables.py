@@ -19,9 +19,7 @@ def table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]], *, 
     """
     marks = ['class="n"' if h[:1] == "#" else 'class="drawn"' if h[:1] == "-" else "" for h in heads]
     top = "".join(
-        f'<td class="drawn"></td>'
-        if h[:1] == "-"
-        else f'<th scope="col" {mark}>{escape(h.lstrip("#-"))}</th>'
+        '<td class="drawn"></td>' if h[:1] == "-" else f'<th scope="col" {mark}>{escape(h.lstrip("#-"))}</th>'
         for h, mark in zip(heads, marks, strict=True)
     )
     body = []
@@ -176,7 +174,7 @@ def comparison(report: Report, other: Comparison) -> str:
     for name, before, after, words in counted:
         if before is not None or after is not None:
             differs = "the same" if before == after else ""
-            rows.append((name, _or(before, words), _or(after, words), differs))  # type: ignore[arg-type]
+            rows.append((name, _or(before, words), _or(after, words), differs))
     return table("Figures of both builds", ("", "#then", "#now", "#change"), rows)
 
 

@@ -1,8 +1,8 @@
 """A report in the Trace Event format, which https://ui.perfetto.dev and chrome://tracing open.
 
-The format: https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU. Times are microseconds. Each run of
-setup.py is a process, each job slot a thread of it; memory is a counter. Runs follow each other with a second between them,
-whatever lay between them in truth: their true beginning is among the arguments.
+The format: https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU. Times are microseconds. Each
+run of setup.py is a process, each job slot a thread of it; memory is a counter. Runs follow each other with a second
+between them, whatever lay between them in truth: their names say when they really began.
 """
 
 from __future__ import annotations
