@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from vllm_builder.report.model import Change, Comparison, PlanFacts, Report
+from vllm_builder.report.model import Change, Comparison, PlanFacts, Report, Unit
 
 _SHOWN = 20
 _SMALLEST = 0.5
@@ -46,7 +46,9 @@ def compare(now: Report, then: Report, why: str) -> Comparison:
     """What differs, and the units whose time changed most."""
     before, after = _compiled(then), _compiled(now)
     both = before.keys() & after.keys()
-    changes = [Change(name=name, before=before[name], now=after[name]) for name in both]
+    changes = [
+        Change(name=after[key].name, before=before[key].seconds, now=after[key].seconds) for key in both
+    ]
     changes = [change for change in changes if abs(change.now - change.before) >= _SMALLEST]
     changes.sort(key=lambda change: (-abs(change.now - change.before), change.name))
     return Comparison(
@@ -61,13 +63,13 @@ def compare(now: Report, then: Report, why: str) -> Comparison:
     )
 
 
-def _compiled(report: Report) -> Mapping[str, float]:
-    """Seconds of each unit that a compiler really made: what came from a cache has no time of its own."""
-    found: dict[str, float] = {}
+def _compiled(report: Report) -> Mapping[str, Unit]:
+    """Each unit that a compiler really made: what came from a cache has no time of its own."""
+    found: dict[str, Unit] = {}
     for run in report.runs:
         for unit in run.units:
             if unit.kind == "compile" and unit.cache != "hit":
-                found[unit.output] = unit.seconds
+                found[unit.output] = unit
     return found
 
 

@@ -146,9 +146,8 @@ def _tiles(report: Report) -> str:
         before = report.comparison.figures.seconds
         word = "faster" if before > figures.seconds else "slower"
         ratio = max(before, figures.seconds) / max(min(before, figures.seconds), 0.001)
-        tiles.append(
-            (f"{word} than last time", f"{ratio:.2f} \N{MULTIPLICATION SIGN}", f"{duration(before)} then")
-        )
+        name = f"{word} than last time" if ratio >= 1.01 else "as long as last time"
+        tiles.append((name, f"{ratio:.2f} \N{MULTIPLICATION SIGN}", f"{duration(before)} then"))
     out = "".join(
         f"<div><dt>{name}</dt><dd>{escape(value)}<small>{escape(more)}</small></dd></div>"
         for name, value, more in tiles
@@ -177,7 +176,8 @@ def _timeline(report: Report, classes: dict[str, str]) -> str:
         '<div id="chart" class="chart" tabindex="0" role="group" aria-label="Timeline and memory" '
         'aria-describedby="chart-hint"><div id="canvas">'
         f"{charts.timeline(report, classes)}{memory_part}</div></div>"
-        '<p id="readout" class="readout" role="status"></p>'
+        '<p class="readout"><span class="scripted hint" id="nothing" hidden>Point at a bar, or walk through them with the '
+        'arrow keys.</span><span id="readout" role="status"></span></p>'
         '<p id="chart-hint" class="hint">A row is a job slot: the first that was free, as ninja does not say which it was.'
         '<span class="scripted" hidden> Left and right walk through the units by time, up and down by slot; '
         "plus and minus zoom.</span></p>"

@@ -40,6 +40,7 @@ function timeline(chart) {
     bars.get(chosen)?.classList.remove("chosen");
     chosen = at;
     const bar = bars.get(at), unit = units[at];
+    document.getElementById("nothing").hidden = bar !== undefined;
     if (bar === undefined) { readout.textContent = ""; return; }
     bar.classList.add("chosen");
     const strong = document.createElement("strong");
