@@ -120,7 +120,7 @@ def large(
     units: int, jobs: int, *, began: float = BEGAN, extensions: int = 9, seed: int = 1, **changes: Any
 ) -> Build:
     """A build for CUDA with many units on many slots, in two runs of setup.py."""
-    random_ = random.Random(seed)  # noqa: S311
+    random_ = random.Random(seed)
     build = Build(
         began,
         plan(device="cuda", version="0.9.2+cu130", archs=["10.0", "12.0"], torch="2.11.0+cu130", **changes),

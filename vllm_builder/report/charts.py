@@ -121,8 +121,9 @@ def _class(unit: Unit, classes: dict[str, str]) -> str:
 def _bar(scale: Scale, run: int, unit: Unit, number: int, row: int, kind: str) -> str:
     x, width = scale.x(run, unit.start), 100 * unit.seconds / scale.total
     y = unit.slot * row
+    wide = " wide" if width > 0.4 else ""
     drawn = (
-        f'<rect class="unit {kind}{" wide" if width > 0.4 else ""}" data-i="{number}" x="{x:.3f}%" y="{y + 1}" width="{max(width, 0.06):.3f}%" '
+        f'<rect class="unit {kind}{wide}" data-i="{number}" x="{x:.3f}%" y="{y + 1}" width="{max(width, 0.06):.3f}%" '
         f'height="{row - 2}" rx="{2 if width > 0.5 else 0}"/>'
     )
     if width < _LABELLED or row < 16:

@@ -75,6 +75,7 @@ def _compiled(report: Report) -> Mapping[str, Unit]:
 
 def _differs(now: Report, then: Report) -> list[str]:
     pairs: Sequence[tuple[str, object, object]] = (
+        ("outcome", then.outcome, now.outcome),
         ("release", then.plan.release, now.plan.release),
         ("version", then.plan.version, now.plan.version),
         ("architectures", " ".join(then.plan.archs), " ".join(now.plan.archs)),

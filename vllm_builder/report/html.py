@@ -142,7 +142,12 @@ def _tiles(report: Report) -> str:
         tiles.append(("most memory", memory(figures.peak_memory), machine))
     if figures.hits is not None:
         tiles.append(("compiler cache", percent(figures.hits, asked) or "0 %", cache_words))
-    if report.comparison is not None and report.comparison.figures.seconds and figures.seconds:
+    if (
+        report.outcome == "built"
+        and report.comparison is not None
+        and report.comparison.figures.seconds
+        and figures.seconds
+    ):
         before = report.comparison.figures.seconds
         word = "faster" if before > figures.seconds else "slower"
         ratio = max(before, figures.seconds) / max(min(before, figures.seconds), 0.001)

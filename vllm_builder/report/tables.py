@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 
 from vllm_builder.report import charts
@@ -12,7 +13,7 @@ _SLOWEST = 20
 _SAMPLES = 30
 
 
-def table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]], *, kind: str = "") -> str:
+def table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table with a heading for each row; a head that begins with ``#`` is of numbers, ``-`` of a drawing.
 
     Cells are HTML. The table can be scrolled sideways where it does not fit.
@@ -27,9 +28,16 @@ def table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]], *, 
         first, *rest = row
         cells = "".join(f"<td {mark}>{cell}</td>" for cell, mark in zip(rest, marks[1:], strict=True))
         body.append(f'<tr><th scope="row">{first}</th>{cells}</tr>\n')
+    return _framed(caption, f"<thead><tr>{top}</tr></thead>\n<tbody>{''.join(body)}</tbody>")
+
+
+def _framed(caption: str, content: str, *, frame: str = "scroll", attributes: str = "") -> str:
+    # A caption is as wide as its table and scrolls away with it; a paragraph before it stays in sight.
+    name = f"t{zlib.crc32(caption.encode()):08x}"
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table class="{kind}">'
-        f"<caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead>\n<tbody>{''.join(body)}</tbody></table></div>"
+        f'<p class="caption" id="{name}">{escape(caption)}</p>'
+        f'<div class="{frame}" tabindex="0" role="region" aria-labelledby="{name}">'
+        f'<table aria-labelledby="{name}"{attributes}>{content}</table></div>'
     )
 
 
@@ -81,7 +89,7 @@ def slowest(report: Report, classes: Mapping[str, str]) -> str:
     longest = units[0][1].seconds if units else 1
     rows = [
         (
-            _name(unit),
+            _path(unit.name),
             duration(unit.seconds),
             charts.bar(unit.seconds / max(longest, 0.001), classes.get(unit.extension, "link")),
             memory(unit.peak) if unit.peak else "",
@@ -114,13 +122,11 @@ def units(runs: Sequence[Run]) -> str:
             out += f"<td>{unit.cache}</td><td>{escape(unit.extension)}</td>"
             out += f'<td class="n" data-v="{run.number}">{run.number}</td>' if several else ""
             out += f"<td>{_phases(unit)}</td>" if phased else ""
-            body.append(f'<tr data-i="{number}"><th scope="row">{_name(unit)}</th>{out}</tr>\n')
+            body.append(f'<tr data-i="{number}"><th scope="row">{_path(unit.name)}</th>{out}</tr>\n')
             number += 1
-    return (
-        '<div class="scroll tall" tabindex="0" role="region" aria-label="All units"><table id="units" class="sortable">'
-        f"<caption>All {times(number, 'unit')}, in the order they began</caption><thead><tr>{top}</tr></thead>"
-        f"\n<tbody>{''.join(body)}</tbody></table></div>"
-    )
+    caption = f"All {times(number, 'unit')}, in the order they began"
+    content = f"<thead><tr>{top}</tr></thead>\n<tbody>{''.join(body)}</tbody>"
+    return _framed(caption, content, frame="scroll tall", attributes=' id="units" class="sortable"')
 
 
 def samples(runs: Sequence[Run]) -> str:
@@ -180,16 +186,16 @@ def comparison(report: Report, other: Comparison) -> str:
 
 def changes(other: Comparison) -> str:
     rows = [
-        (escape(one.name), duration(one.before), duration(one.now), change(one.before, one.now))
+        (_path(one.name), duration(one.before), duration(one.now), change(one.before, one.now))
         for one in other.changes
     ]
     caption = f"Units whose time changed most, of {other.kept} that were compiled by both"
-    return table(caption, ("unit", "#then", "#now", "#change"), rows)
+    return f'<div class="paths">{table(caption, ("unit", "#then", "#now", "#change"), rows)}</div>'
 
 
-def _name(unit: Unit) -> str:
-    """A path that may be broken after each slash, and nowhere else."""
-    return escape(unit.name).replace("/", "/<wbr>")
+def _path(name: str) -> str:
+    """A path that may be broken after each slash."""
+    return escape(name).replace("/", "/<wbr>")
 
 
 def _phases(unit: Unit) -> str:
