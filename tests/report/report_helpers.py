@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -20,7 +21,7 @@ def edge_line(
 ) -> str:
     """A line of .ninja_log, version 7."""
     stamp = {"start": zero + start, "end": zero + end, "never": 0}[stamped]
-    return f"{start * 1000:.0f}\t{end * 1000:.0f}\t{int(stamp * 1e9)}\t{output}\t{command or hash(output) & 0xFFFF:x}\n"
+    return f"{start * 1000:.0f}\t{end * 1000:.0f}\t{int(stamp * 1e9)}\t{output}\t{command or f'{zlib.crc32(output.encode()):x}'}\n"
 
 
 def plan(**changes: Any) -> dict[str, Any]:

@@ -116,8 +116,10 @@ def _take(build: RawBuild, line: dict[str, Any]) -> None:
         case "stage":
             build.stages.append(RawStage(str(line["stage"]), at))
         case "stage-end":
-            stage = next(s for s in reversed(build.stages) if s.name == line["stage"])
-            stage.seconds, stage.summary = max(0.0, float(line["seconds"])), str(line.get("summary", ""))
+            for stage in reversed(build.stages):
+                if stage.name == line["stage"]:
+                    stage.seconds, stage.summary = _seconds(line["seconds"]), str(line.get("summary", ""))
+                    break
         case "note":
             build.warnings.append(str(line["message"]))
         case "reused":
@@ -157,6 +159,13 @@ def _measured(run: RawRun, line: dict[str, Any], at: float) -> None:
             run.reason = f"{line['reason']} ({line['unit']})" if line.get("unit") else str(line["reason"])
         case "run-end":
             run.finished = True
+
+
+def _seconds(value: Any) -> float:
+    found = float(value)
+    if not 0 <= found < 1e8:
+        raise ValueError(value)
+    return found
 
 
 def _moment(value: Any) -> float:
