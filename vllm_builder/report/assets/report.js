@@ -17,10 +17,11 @@ function timeline(chart) {
   let zoom = 1, chosen = -1;
 
   function fitLabels() {
-    // Read all, then write all: a browser lays a page out anew after each write that is followed by a read.
-    const labels = [...canvas.querySelectorAll(".label")];
-    const room = labels.map((label) => label.getBoundingClientRect().width);
-    labels.forEach((label, at) => label.classList.toggle("narrow", room[at] < 56));
+    // A label's box is that of its text; its room is what its bar is wide.
+    const whole = canvas.clientWidth / 100;
+    for (const label of canvas.querySelectorAll(".label")) {
+      label.classList.toggle("narrow", parseFloat(label.getAttribute("width")) * whole < 56);
+    }
     canvas.classList.add("fitted");
   }
 
