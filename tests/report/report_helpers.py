@@ -21,7 +21,8 @@ def edge_line(
 ) -> str:
     """A line of .ninja_log, version 7."""
     stamp = {"start": zero + start, "end": zero + end, "never": 0}[stamped]
-    return f"{start * 1000:.0f}\t{end * 1000:.0f}\t{int(stamp * 1e9)}\t{output}\t{command or f'{zlib.crc32(output.encode()):x}'}\n"
+    command = command or f"{zlib.crc32(output.encode()):x}"
+    return f"{start * 1000:.0f}\t{end * 1000:.0f}\t{int(stamp * 1e9)}\t{output}\t{command}\n"
 
 
 def plan(**changes: Any) -> dict[str, Any]:

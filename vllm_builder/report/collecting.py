@@ -200,6 +200,9 @@ def _unit(
     answers: Mapping[str, Answer],
 ) -> Unit:
     name, extension, kind = described(one.edge.output)
+    # Both ends are rounded, so that what does not overlap in truth does not overlap here.
+    start = round(max(0.0, one.began - run.began), 3)
+    end = round(max(0.0, one.ended - run.began), 3)
     if source:
         name = _short(source, tree)
     return Unit(
@@ -207,8 +210,8 @@ def _unit(
         output=one.edge.output,
         extension=extension,
         kind=kind,
-        start=round(max(0.0, one.began - run.began), 3),
-        seconds=round(one.ended - one.began, 3),
+        start=start,
+        seconds=round(end - start, 3),
         slot=row,
         peak=run.peaks.get(source, 0) if source else 0,
         cache=answers.get(_tail(name), "") if kind == "compile" else "",

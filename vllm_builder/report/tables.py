@@ -181,7 +181,7 @@ def comparison(report: Report, other: Comparison) -> str:
         if before is not None or after is not None:
             differs = "the same" if before == after else ""
             rows.append((name, _or(before, words), _or(after, words), differs))
-    return table("Figures of both builds", ("", "#then", "#now", "#change"), rows)
+    return table("Figures of both builds", ("figure", "#then", "#now", "#change"), rows)
 
 
 def changes(other: Comparison) -> str:
