@@ -20,17 +20,9 @@ pytestmark = pytest.mark.realbuild
 
 def test_a_real_build_is_all_in_its_report(real_cpu: dict[str, Any], opened: Opener, tmp_path: Path) -> None:
     workspace = Path(real_cpu["workspace"])
+    arguments = ["--workspace", str(workspace), "--trace", str(tmp_path / "trace.json"), "--json"]
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "vllm_builder",
-            "report",
-            real_cpu["digest"][:12],
-            "--workspace",
-            str(workspace),
-        ]
-        + ["--trace", str(tmp_path / "trace.json"), "--json"],
+        [sys.executable, "-m", "vllm_builder", "report", real_cpu["digest"][:12], *arguments],
         env={k: v for k, v in os.environ.items() if not k.startswith("VLLM_BUILDER")},
         capture_output=True,
         text=True,
@@ -52,7 +44,7 @@ def test_a_real_build_is_all_in_its_report(real_cpu: dict[str, Any], opened: Ope
     (run,) = report.runs
     assert report.figures.peak_memory == compiled["peak_memory"]
     # About one sample a second; a machine that is busy with other things may be late.
-    assert run.seconds / 3 < len(run.samples) <= run.seconds + 2
+    assert run.seconds / 10 < len(run.samples) <= run.seconds + 2
     assert all(unit.start + unit.seconds <= run.seconds + 0.01 for unit in units)
     assert sum(p.seconds for p in report.phases if p.name in {"configure", "install and pack"}) < run.seconds
     assert len(json.loads((tmp_path / "trace.json").read_text())["traceEvents"]) > len(units) + len(
