@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from command_helpers import dist as dist
+from command_helpers import index as index
+from command_helpers import types as types
 from index_helpers import S3Server, s3_server, use_server
 from site_helpers import sites as sites
 from site_helpers import wheels as wheels

@@ -3,64 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command_helpers import Types, versions
 from index_helpers import make_wheel
 
 from vllm_builder import errors
-from vllm_builder.cli import main, screen
-
-Types = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def types(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Types:
-    """Type a command of ``index``: exit code, standard output, and standard error in one line."""
-    monkeypatch.chdir(tmp_path)
-    for name in list(os.environ):
-        if name.startswith("VLLM_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("VLLM_BUILDER_CACHE_DIR", str(tmp_path / "cache"))
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        screen.use_json(False)
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main(["index", *map(str, arguments)])
-        screen.use_json(False)
-        said = capsys.readouterr()
-        assert isinstance(end.value.code, int)
-        return end.value.code, said.out, " ".join(said.err.split())
-
-    return run
-
-
-@pytest.fixture
-def dist(tmp_path: Path) -> Path:
-    folder = tmp_path / "dist"
-    for version in ("0.9.2", "1.0.dev0", "1.0.dev1"):
-        for variant in ("cpu", "cu130"):
-            make_wheel(folder, "vllm", f"{version}+{variant}")
-    return folder
-
-
-@pytest.fixture
-def index(types: Types, dist: Path) -> Types:
-    """As ``types``, with ``--to`` an index that is there."""
-    code, _, err = types("publish", *sorted(dist.iterdir()), "--to", "index", "--no-verify", "toys")
-    assert code == 0, err
-    return lambda *arguments: types(*arguments, "--to", "index")
-
-
-def _versions(index: Types, channel: str) -> set[str]:
-    return {
-        one["file"]["version"]
-        for one in json.loads(index("list", "--channel", channel, "--json")[1])["files"]
-    }
 
 
 def test_help_names_all_commands(types: Types) -> None:
@@ -147,14 +98,14 @@ def test_promote_moves_without_uploading(index: Types) -> None:
     code, out, _ = index("promote", "1.0.dev1", "--dry-run")
     assert code == 0
     assert out.count("would be promoted") == 2
-    assert "1.0.dev1+cpu" in _versions(index, "nightly")
+    assert "1.0.dev1+cpu" in versions(index, "nightly")
     assert index("promote", "1.0.dev1")[1].count("promoted") == 2
-    assert "1.0.dev1+cpu" in _versions(index, "release")
-    assert "1.0.dev1+cpu" not in _versions(index, "nightly")
+    assert "1.0.dev1+cpu" in versions(index, "release")
+    assert "1.0.dev1+cpu" not in versions(index, "nightly")
     assert "1.0.dev1" in Path("index/release/cu130/vllm/index.html").read_text()
     assert index("promote", "1.0.dev1")[1].count("unchanged") == 2
     assert index("promote", "1.0.dev0", "--keep", "--channel", "stable")[0] == 0
-    assert "1.0.dev0+cpu" in _versions(index, "nightly") & _versions(index, "stable")
+    assert "1.0.dev0+cpu" in versions(index, "nightly") & versions(index, "stable")
     assert {p: p.stat().st_mtime_ns for p in Path("index/files").rglob("*") if p.is_file()} == before
     assert index("check", "-q")[0] == 0
 
@@ -164,7 +115,7 @@ def test_a_yanked_file_is_not_promoted(index: Types) -> None:
     code, _, err = index("promote", "1.0.dev1")
     assert code == errors.PublishRefused.exit_code
     assert "unyank" in err
-    assert "1.0.dev1+cu130" not in _versions(index, "release")
+    assert "1.0.dev1+cu130" not in versions(index, "release")
 
 
 def test_prune_and_check_and_rebuild(index: Types) -> None:

@@ -298,6 +298,7 @@ def test_over_the_wire(running: tuple[Server, list[str]]) -> None:
     assert server.url.startswith("http://127.0.0.1:")
     with requests.Session() as session:
         session.trust_env = False
+        assert len(session.get(server.url).raw.headers.getlist("Date")) == 1
         page = session.get(server.url + "nightly/cu130/Demo_Pkg", headers={"Accept": PIP})
         assert page.json()["name"] == "demo-pkg"
         wheel = urljoin(page.url, page.json()["files"][0]["url"])
@@ -340,7 +341,7 @@ def test_the_command_says_its_address_and_ends_when_told(
     assert process.returncode == 0
     assert "Traceback" not in errors
     assert ("GET / 200" in errors) is not bool(options)
-    assert (f"--index-url {url}nightly/cu130/" in errors) is not bool(options)
+    assert (f"NAME==VERSION --extra-index-url {url}nightly/cu130/" in errors) is not bool(options)
 
 
 def test_the_command_refuses_in_words(tmp_path: Path) -> None:

@@ -51,18 +51,22 @@ def list_(spec: str, to: str, channel: str, variant: str, all_: bool, json_: boo
 
 
 def _show(listing: Listing, now: datetime, *, single: bool, all_: bool) -> None:
+    from shlex import quote
+
     from vllm_builder.index.listing import age
 
     console = screen.console(width=_WIDTH)
     console.print(f"{listing.url}", style="bold", highlight=False, markup=False, soft_wrap=True)
+    number = f"{len(listing.files)} file{'s' if len(listing.files) != 1 else ''}"
     console.print(
-        f"{len(listing.files)} files, {screen.size(listing.size)}; revision {listing.revision}, "
+        f"{number}, {screen.size(listing.size)}; revision {listing.revision}, "
         f"changed {age(now - listing.updated)} ago",
         style="dim",
         highlight=False,
     )
     if not listing.files:
-        console.print("No file yet: vllm-builder index publish WHEEL --to ...")
+        text = f"No file yet: vllm-builder index publish WHEEL --to {quote(listing.url)}"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
     elif single:
         console.print()
         console.print(_files(listing.files, now))

@@ -17,7 +17,7 @@ from vllm_builder.cli.index import to_option
     "channels",
     multiple=True,
     metavar="NAME",
-    help="nightly, release or a name of your own; several",
+    help="nightly, release or a name of your own; several (default: release, nightly for a pre-release)",
 )
 @click.option("--variant", default="", metavar="NAME", help="cu130, cpu; without it, what the wheel says")
 @click.option(

@@ -16,10 +16,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final
 from urllib.parse import quote
 
-from vllm_builder.errors import SettingsError
+from packaging.version import InvalidVersion, Version
+
+from vllm_builder.errors import PublishRefused, SettingsError
 
 ROOT: Final = "manifest/root.json"
 JOURNAL: Final = "journal/"
@@ -37,9 +40,16 @@ PROVENANCE: Final = ".intoto.jsonl"
 
 RESERVED: Final = frozenset({"files", "manifest", "journal", "landing", "json", "simple", "index.html"})
 _DEPTH: Final = 5
+_WHOLE: Final = 3
+"""Numbers of a whole version, as 0.9.2."""
 _CONTENT: Final = re.compile(r"([0-9a-f]{64})(?:\.([1-9][0-9]{0,8}))?")
 _USUAL: Final = re.compile(r"[A-Za-z0-9_.~/+-]*")
 _WORD: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,98}[a-z0-9])?")
+
+
+def others_in(keys: Iterable[str]) -> tuple[str, ...]:
+    """Folders below that are an index of their own, copied there perhaps: nothing in them is of this one."""
+    return tuple(key.removesuffix(ROOT) for key in keys if key.endswith(f"/{ROOT}"))
 
 
 def channel_name(text: str) -> str:
@@ -49,6 +59,27 @@ def channel_name(text: str) -> str:
         SettingsError: it cannot be a folder of an index.
     """
     return _checked(text, "channel", "nightly, release, 0.9.2")
+
+
+def suits(channel: str, version: str, filename: str) -> None:
+    """Check that a channel that is named as a version is the one of this version.
+
+    ``0.9.2/cu130/`` is an index of that version alone. ``0.9`` and ``2026-11`` are names as any other.
+
+    Raises:
+        PublishRefused: it is the channel of another version.
+    """
+    try:
+        named = Version(channel)
+    except InvalidVersion:
+        return
+    if len(named.release) < _WHOLE or named == Version(Version(version).public):
+        return
+    raise PublishRefused(
+        f"{filename} cannot be in the channel {channel}: it is of version {version}.",
+        why=f"The channel {channel} is the one of that version: who installs from it would get another.",
+        next="Choose a name that is no version, for example release; each wheel is in the channel of its version anyway.",
+    )
 
 
 def variant_name(text: str) -> str:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from packaging.version import Version
 
 from vllm_builder.errors import NotInIndex, did_you_mean
 from vllm_builder.index.manifest import Snapshot
 from vllm_builder.index.model import File, Time
 from vllm_builder.index.selecting import Chosen, public_version, select
 from vllm_builder.model import Model
+
+if TYPE_CHECKING:
+    from vllm_builder.index.candidates import Candidate
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
@@ -61,15 +66,23 @@ class Listing(Model):
         return sum(one.file.size for one in self.files)
 
 
-def own_channels(file: File) -> set[str]:
+def own_channels(file: File | Candidate) -> set[str]:
     """Those that a file has from its version and its commit, and not by anybody's choice."""
     from_version = public_version(file.version).replace("!", "-")
     return {name for name in file.channels if name == from_version or _COMMIT.fullmatch(name)}
 
 
-def named_channels(file: File) -> set[str]:
+def named_channels(file: File | Candidate) -> set[str]:
     """Those that somebody chose: ``nightly``, ``release``."""
     return set(file.channels) - own_channels(file)
+
+
+def new_channel(name: str, known: set[str]) -> str:
+    """What to say of a channel that nothing is in yet and whose name is nearly that of another; empty: nothing."""
+    known = known | {"nightly", "release"}
+    if name in known or not (near := did_you_mean(name, known)):
+        return ""
+    return f"{name} is a new channel{near}"
 
 
 def survey(snapshot: Snapshot, *, channel: str = "", variant: str = "", spec: str = "") -> Listing:
@@ -136,7 +149,9 @@ def _channels(found: Iterable[Chosen], only: str) -> tuple[ChannelState, ...]:
     made = []
     for (name, variant), files in by.items():
         offered = [file for file in files if file.yanked is None]
-        newest = max(offered, key=lambda file: (file.uploaded, file.filename), default=None)
+        newest = max(
+            offered, key=lambda file: (file.uploaded, Version(file.version), file.filename), default=None
+        )
         made.append(
             ChannelState(
                 channel=name,

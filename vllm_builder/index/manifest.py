@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from shlex import quote
 from typing import Final, TypeVar
 
 from pydantic import ValidationError
@@ -85,8 +86,8 @@ class Snapshot:
         if ref is None:
             made = Shard(project=project, variant=variant, revision=0)
         else:
-            data = self._unread.pop((project, variant), None)
-            made = _parsed(Shard, _read_shard(self.storage, ref) if data is None else data, ref.key)
+            data = self._unread.pop((project, variant), None) or _read_shard(self.storage, ref)
+            made = _parsed(Shard, data, ref.key, self.storage)
         self._shards[project, variant] = made
         return made
 
@@ -198,7 +199,7 @@ def load(storage: Storage) -> Snapshot | None:
     blob = storage.read(layout.ROOT)
     if blob is None:
         return None
-    return Snapshot(storage, _parsed(Root, blob.data, layout.ROOT), blob.token)
+    return Snapshot(storage, _parsed(Root, blob.data, layout.ROOT, storage), blob.token)
 
 
 def commit(storage: Storage, change: Callable[[Draft], None], *, clock: Clock = utc_now) -> Commit:
@@ -319,17 +320,19 @@ def _touched(before: tuple[File, ...], new: dict[str, File]) -> Iterator[File]:
 def _read_shard(storage: Storage, ref: ShardRef) -> bytes:
     blob = storage.read(ref.key)
     if blob is None:
-        raise _damaged(ref.key, "It is missing.")
+        raise _damaged(storage, ref.key, "It is missing.")
     if hashlib.sha256(blob.data).hexdigest() != ref.sha256:
-        raise _damaged(ref.key, "Its content is not the one that it is named by.")
+        raise _damaged(storage, ref.key, "Its content is not the one that it is named by.")
     return blob.data
 
 
-def _parsed(kind: type[T], data: bytes, key: str) -> T:
+def _parsed(kind: type[T], data: bytes, key: str, storage: Storage) -> T:
     try:
         found = kind.model_validate_json(data)
     except ValidationError as error:
-        raise _damaged(key, str(error).splitlines()[0]) from error
+        first = error.errors()[0]
+        said = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+        raise _damaged(storage, key, f"It is no manifest: {said}.") from error
     if found.schema_version > SCHEMA:
         raise IndexDamaged(
             f"{key} of the index has the format {found.schema_version}, and this vllm-builder knows {SCHEMA}.",
@@ -338,9 +341,10 @@ def _parsed(kind: type[T], data: bytes, key: str) -> T:
     return found
 
 
-def _damaged(key: str, why: str) -> IndexDamaged:
+def _damaged(storage: Storage, key: str, why: str) -> IndexDamaged:
     return IndexDamaged(
         f"{key} of the index cannot be used.",
         why=why,
-        next="Put that file back from a backup; without it nothing can be changed. What is served stays.",
+        next="Put that file back from a backup; without one: `vllm-builder index rebuild --from-shards "
+        f"--to {quote(storage.url)}`. What is served stays.",
     )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 from typing import Final
 
-from vllm_builder.errors import IndexDamaged, NotInIndex, SettingsError
+from vllm_builder.errors import IndexDamaged, NotInIndex, NotWritable, SettingsError, StorageFailed
 from vllm_builder.index import layout
 from vllm_builder.index.storage import open_storage
 from vllm_builder.index.storage.base import Storage
@@ -26,7 +29,7 @@ def open_index(to: str, *, create: bool = False, damaged: bool = False) -> Stora
         damaged: an index without its root is well, too: for ``check`` and ``rebuild``.
 
     Raises:
-        SettingsError: there is something else, or it is no address of an index.
+        SettingsError: there is something else, it is inside another index, or it is no address of an index.
         NotInIndex: there is no index, and none is to be made.
         IndexDamaged: there is an index, and the root of its manifest is gone.
         StorageFailed: it cannot be reached.
@@ -40,6 +43,12 @@ def open_index(to: str, *, create: bool = False, damaged: bool = False) -> Stora
         )
     if storage.stat(layout.ROOT) is not None:
         return storage
+    if (outer := _around(storage)) is not None:
+        raise SettingsError(
+            f"{storage.url} is inside the index {outer}.",
+            why="An index has its channels as folders; another index in one of them would be taken for its pages.",
+            next=f"Name the index itself: --to {quote(outer)}; to publish into a channel of it, add --channel NAME.",
+        )
     foreign, lost = _foreign(storage), _was_an_index(storage)
     if storage.stat(layout.ROOT) is not None:
         return storage  # the first publisher came meanwhile
@@ -55,7 +64,8 @@ def open_index(to: str, *, create: bool = False, damaged: bool = False) -> Stora
         raise IndexDamaged(
             f"The index {storage.url} has lost {layout.ROOT}.",
             why="There are pages or an older state of its manifest, and the file that holds them together is gone.",
-            next=f"Put {layout.ROOT} back from a backup, or run `vllm-builder index rebuild --from-shards --to {to}`.",
+            next=f"Put {layout.ROOT} back from a backup, or run "
+            f"`vllm-builder index rebuild --from-shards --to {quote(to)}`.",
         )
     if create:
         return storage
@@ -64,8 +74,28 @@ def open_index(to: str, *, create: bool = False, damaged: bool = False) -> Stora
         why="The folder does not exist."
         if isinstance(storage, Folder) and not storage.root.exists()
         else "Nothing was published there yet.",
-        next=f"Look at the spelling of --to, or make one: `vllm-builder index publish WHEEL --to {to}`.",
+        next=f"Look at the spelling of --to, or make one: `vllm-builder index publish WHEEL --to {quote(to)}`.",
     )
+
+
+def _around(storage: Storage) -> str | None:
+    """The index that a place is inside of, if any."""
+    if isinstance(storage, Folder):
+        # Also where the place is reached by a link.
+        for folder in (*storage.root.parents, *Path(os.path.realpath(storage.root)).parents):
+            with suppress(OSError):
+                if (folder / layout.ROOT).is_file():
+                    return str(folder)
+        return None
+    bucket, *parts = storage.url.partition("://")[2].split("/")
+    scheme = storage.url.partition("://")[0]
+    for length in range(len(parts) - 1, -1, -1):
+        url = f"{scheme}://{'/'.join((bucket, *parts[:length]))}"
+        # Who may use this prefix only is not told what is above.
+        with suppress(StorageFailed, NotWritable):
+            if open_storage(url).stat(layout.ROOT) is not None:
+                return url
+    return None
 
 
 def _foreign(storage: Storage) -> list[str]:

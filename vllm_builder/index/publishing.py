@@ -10,7 +10,8 @@ from vllm_builder.errors import PublishRefused
 from vllm_builder.events import Emit, Note, ignore
 from vllm_builder.index import grouping, layout
 from vllm_builder.index.candidates import Candidate, digest_of
-from vllm_builder.index.manifest import Clock, Draft, load, utc_now
+from vllm_builder.index.listing import named_channels, new_channel
+from vllm_builder.index.manifest import Clock, Draft, Snapshot, load, utc_now
 from vllm_builder.index.model import File, Published, Staged
 from vllm_builder.index.storage.base import IMMUTABLE, Altered, Exists, Storage
 from vllm_builder.index.transaction import change
@@ -18,8 +19,8 @@ from vllm_builder.index.transaction import change
 _OCTETS: Final = "application/octet-stream"
 SIDECAR_TYPE: Final = "text/plain; charset=utf-8"
 _JSON_LINES: Final = "application/jsonl"
-_Outcome = dict[str, tuple[str, tuple[str, ...]]]
-"""By file name: what became of it, and the variants that its group waits for."""
+_Outcome = dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]]
+"""By file name: what became of it, the variants that its group waits for, and its channels."""
 
 
 def publish(
@@ -57,18 +58,24 @@ def publish(
             missing = grouping.stage(draft, group, expects, files, {one.variant for one in candidates})
         else:
             grouping.enter(draft, [grouping.leave(draft, one) for one in files])
-        outcome.update({one.filename: ("staged", missing) if missing else ("published", ()) for one in new})
+        outcome.update(
+            {one.filename: ("staged" if missing else "published", missing, one.channels) for one in new}
+        )
 
+    there = load(storage)
+    for message in sorted(_new_channels(there, candidates)):
+        emit(Note(stage="publish", message=message, level="warning"))
     while True:
-        there = load(storage)
         for one in candidates:
-            emit(Note(stage="publish", message=f"Uploading {one.filename} ({one.size / 1e6:.1f} MB)"))
             generation = there.root.generation(one.sha256) if there is not None else 0
+            if storage.stat(one.key(generation)) is None:
+                emit(Note(stage="publish", message=f"Uploading {one.filename} ({one.size / 1e6:.1f} MB)"))
             proofs[one.sha256] = _upload(storage, one, generation)
             uploaded[one.sha256] = generation
         try:
             change(storage, add, clock=clock)
         except _Deleted:
+            there = load(storage)
             continue
         break
     return tuple(
@@ -77,7 +84,7 @@ def publish(
             project=one.project,
             version=one.version,
             variant=one.variant,
-            channels=one.channels,
+            channels=outcome[one.filename][2],
             sha256=one.sha256,
             size=one.size,
             outcome=outcome[one.filename][0],
@@ -85,6 +92,20 @@ def publish(
         )
         for one in candidates
     )
+
+
+def _new_channels(there: Snapshot | None, candidates: Sequence[Candidate]) -> set[str]:
+    """What to say of channels that may be misspelt."""
+    chosen = {name for one in candidates for name in named_channels(one)}
+    if there is None or chosen <= {"nightly", "release"}:
+        return {said for name in chosen if (said := new_channel(name, set()))}
+    # Mostly there are wheels of the same kind in it; else everything is read.
+    own = {(one.project, one.variant) for one in candidates}
+    known = {name for shard in own for file in there.shard(*shard).files for name in file.channels}
+    if chosen <= known:
+        return set()
+    known = {name for _, file in there.files() for name in named_channels(file)}
+    return {said for name in chosen if (said := new_channel(name, known))}
 
 
 class _Deleted(Exception):
@@ -155,11 +176,12 @@ def _settled(draft: Draft, one: Candidate, outcome: _Outcome, provenance: str = 
             next=f"Publish it with --variant {variant}.",
         )
     new: dict[str, object] = {}
-    if not set(one.channels) <= set(file.channels):
-        new["channels"] = tuple(sorted({*file.channels, *one.channels}))
+    channels = tuple(sorted({*file.channels, *one.channels}))
+    if channels != file.channels:
+        new["channels"] = channels
     if provenance and not file.provenance_sha256:
         new["provenance_sha256"] = provenance
-    outcome[one.filename] = ("published" if new else "unchanged", ())
+    outcome[one.filename] = ("published" if new else "unchanged", (), channels)
     if new:
         draft.files(one.project, variant)[one.filename] = file.model_copy(update=new)
     return True

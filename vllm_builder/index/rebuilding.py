@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from shlex import quote
 
 from vllm_builder.errors import IndexDamaged, WheelError
 from vllm_builder.events import Emit, Note, StageFinished, StageStarted, ignore
@@ -115,8 +116,10 @@ def rebuild(
 def _pages_there(storage: Storage) -> dict[str, tuple[Page | str, int]]:
     """Key -> page (or "landing") and revision, of all that looks like a page of an index."""
     found: dict[str, tuple[Page | str, int]] = {}
-    for stat in storage.list(""):
-        if stat.key.startswith((layout.FILES, layout.MANIFEST, layout.JOURNAL)):
+    stats = list(storage.list(""))
+    others = layout.others_in(stat.key for stat in stats)
+    for stat in stats:
+        if stat.key.startswith((layout.FILES, layout.MANIFEST, layout.JOURNAL, *others)):
             continue
         page = page_of(storage, stat.key)
         if page is not None:
@@ -136,7 +139,8 @@ def _next_revision(storage: Storage, least: int) -> Snapshot:
         if snapshot is None:
             raise IndexDamaged(
                 f"The index {storage.url} has no {layout.ROOT}.",
-                next=f"Put it back from a backup, or run `vllm-builder index rebuild --from-shards --to {storage.url}`.",
+                next="Put it back from a backup, or run "
+                f"`vllm-builder index rebuild --from-shards --to {quote(storage.url)}`.",
             )
         list(snapshot.shards())  # nothing is written where one cannot be read
         revision = max(snapshot.root.revision, least) + 1

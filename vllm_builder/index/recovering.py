@@ -129,8 +129,10 @@ def _pages(storage: Storage) -> tuple[dict[_Where, _Shown], int]:
     """What the JSON pages of projects show, and the newest revision of any page."""
     found: dict[_Where, _Shown] = {}
     newest = 0
-    for stat in storage.list(""):
-        if stat.key.startswith((layout.FILES, layout.MANIFEST, layout.JOURNAL, layout.JSON_ROOT)):
+    stats = list(storage.list(""))
+    others = layout.others_in(stat.key for stat in stats)
+    for stat in stats:
+        if stat.key.startswith((layout.FILES, layout.MANIFEST, layout.JOURNAL, layout.JSON_ROOT, *others)):
             continue
         page = page_of(storage, stat.key)
         blob = storage.read(stat.key) if page is not None else None

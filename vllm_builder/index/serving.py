@@ -6,7 +6,9 @@ A team's index is better served by a web server that they run anyway; :func:`ngi
 from __future__ import annotations
 
 import errno
+import json
 import os
+import shlex
 import socket
 from collections.abc import Callable, Iterable
 from importlib.resources import files as package_files
@@ -172,6 +174,8 @@ def _send(request: Request, path: Path, kind: str, cache: str) -> Response:
     except HTTPException:
         response.close()
         raise
+    # The handler adds its own.
+    response.headers.pop("Date", None)
     return response
 
 
@@ -241,10 +245,21 @@ class Server:
 
 def addresses(folder: Path, *, most: int = 4) -> list[str]:
     """``release/cu130/``: what there is to be put behind the server's address, to begin with."""
-    found = sorted(path.parent.relative_to(folder) for path in folder.glob(f"*/*/{layout.JSON}"))
+    found = sorted(
+        path.parent.relative_to(folder) for path in folder.glob(f"*/*/{layout.JSON}") if not _is_empty(path)
+    )
     rank = {"release": 0, "nightly": 1}
     found.sort(key=lambda path: rank.get(path.parts[0], 2))
     return [f"{path.as_posix()}/" for path in found[:most]]
+
+
+def _is_empty(page: Path) -> bool:
+    """Whether nothing is left in a channel: its pages stay for a while."""
+    try:
+        found = json.loads(page.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and found.get("projects") == []
 
 
 def nginx_config(folder: Path, *, listen: str = "80") -> str:
@@ -270,7 +285,7 @@ def _look_at(folder: Path) -> None:
     except (FileNotFoundError, NotADirectoryError):
         raise NotInIndex(
             f"There is no folder {folder}.",
-            next=f"Make an index there: vllm-builder index publish WHEEL --to {folder}",
+            next=f"Make an index there: vllm-builder index publish WHEEL --to {shlex.quote(str(folder))}",
         ) from None
     except OSError as error:
         raise from_os_error(error, f"reading {folder}") from error

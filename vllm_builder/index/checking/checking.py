@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from datetime import timedelta
+from shlex import quote
 from typing import TYPE_CHECKING, Final
 
 from vllm_builder.errors import CheckFailed, IndexDamaged
@@ -117,7 +118,7 @@ def tally(report: CheckReport) -> str:
 
 def _manifest(storage: Storage, findings: list[Finding]) -> tuple[Snapshot | None, set[tuple[str, str]]]:
     broken: set[tuple[str, str]] = set()
-    cure = f"Put it back from a backup; without one: `vllm-builder index rebuild --from-shards --to {storage.url}`."
+    cure = f"Put it back from a backup; without one: `vllm-builder index rebuild --from-shards --to {quote(storage.url)}`."
     try:
         snapshot = load(storage)
     except IndexDamaged as error:

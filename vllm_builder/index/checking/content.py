@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 
 from packaging.version import InvalidVersion, Version
 
@@ -34,7 +35,7 @@ def check_content(walk: Walk) -> Iterator[Finding]:
 
 def _file(walk: Walk, file: File) -> Iterator[Finding]:
     again = (
-        f"Publish the same file again (`vllm-builder index publish {file.filename} --to {walk.storage.url}`): "
+        f"Publish the same file again (`vllm-builder index publish {file.filename} --to {quote(walk.storage.url)}`): "
         "what is missing is put back."
     )
     stat = walk.stats.get(file.key)
@@ -65,7 +66,7 @@ def _beside(walk: Walk, file: File, again: str) -> Iterator[Finding]:
             f"The metadata of {file.filename} is missing.",
             file.metadata_key,
             "The pages announce it, and pip and uv fail where it is not there.",
-            f"`vllm-builder index rebuild --to {walk.storage.url}` takes it out of the wheel again.",
+            f"`vllm-builder index rebuild --to {quote(walk.storage.url)}` takes it out of the wheel again.",
         )
     elif hashlib.sha256(sidecar.data).hexdigest() != file.metadata_sha256:
         yield _error(
@@ -73,7 +74,7 @@ def _beside(walk: Walk, file: File, again: str) -> Iterator[Finding]:
             f"The metadata beside {file.filename} is not what was published.",
             file.metadata_key,
             "Its SHA-256 is another than the pages announce: pip and uv fail.",
-            f"Delete it; `vllm-builder index rebuild --to {walk.storage.url}` takes it out of the wheel again.",
+            f"Delete it; `vllm-builder index rebuild --to {quote(walk.storage.url)}` takes it out of the wheel again.",
         )
     proof = walk.storage.read(file.provenance_key) if file.provenance_sha256 or walk.provenance else None
     if file.provenance_sha256:
@@ -182,7 +183,7 @@ def local_wheel(storage: Storage, file: File) -> Iterator[tuple[Path, str]]:
 def _replace(file: File, walk: Walk) -> str:
     return (
         f"Delete {file.key} and publish the same file again to {walk.storage.url}; where there is no copy, "
-        f"`vllm-builder index yank {file.filename}`."
+        f"`vllm-builder index yank {file.filename} --to {quote(walk.storage.url)} --reason damaged`."
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from shlex import quote
 from typing import Final
 from urllib.parse import unquote, urljoin, urlsplit
 
@@ -63,7 +64,7 @@ def _object(
     walk.expected.add(key)
     there = walk.storage.read(key)
     revision = walk.snapshot.root.revision
-    rebuild = f"`vllm-builder index rebuild --to {walk.storage.url}` writes it."
+    rebuild = f"`vllm-builder index rebuild --to {quote(walk.storage.url)}` writes it."
     if severity == "info":
         rebuild = "Somebody is publishing: it is written in a moment."
     if there is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from shlex import quote
 from typing import Final, Literal
 
 from vllm_builder.index import layout, pages
@@ -30,8 +31,12 @@ def check_rest(walk: Walk, pending: frozenset[Page]) -> Iterator[Finding]:
     states: list[Stat] = []
     emptied: list[Stat] = []
     foreign: list[Stat] = []
+    others = layout.others_in(walk.stats)
     for stat in extra:
         if stat.key.startswith(layout.JOURNAL):
+            continue
+        if stat.key.startswith(others):
+            foreign.append(stat)
             continue
         if stat.key.startswith(layout.FILES):
             content = layout.content_of(stat.key)
@@ -45,21 +50,25 @@ def check_rest(walk: Walk, pending: frozenset[Page]) -> Iterator[Finding]:
             emptied.append(stat)
         else:
             foreign.append(stat)
-    prune = f"`vllm-builder index prune --keep N --to {walk.storage.url}` removes it after the grace period."
-    rebuild = f"`vllm-builder index rebuild --to {walk.storage.url}` removes it."
+    prune = f"`vllm-builder index prune --keep N --to {quote(walk.storage.url)}` removes it after the grace period."
+    rebuild = f"`vllm-builder index rebuild --to {quote(walk.storage.url)}` removes it."
     old = [one for one in orphans if _age(one, walk.now) > _LONG]
     yield from _some(
         old, "orphans", "info", lambda n: f"{n} uploads were never entered, or are deleted late.", prune
     )
     yield from _some(states, "older-states", "info", lambda n: f"{n} older states of the manifest.", prune)
     yield from _some(
-        emptied, "emptied-pages", "info", lambda n: f"{n} pages of what is gone, empty.", rebuild
+        emptied,
+        "emptied-pages",
+        "info",
+        lambda n: f"{n} pages of what is gone, or of an earlier vllm-builder.",
+        rebuild,
     )
     yield from _some(
         foreign,
         "extra",
         "warning",
-        lambda n: f"{n} files are none of this index.",
+        lambda n: f"{n} {'file is' if n == 1 else 'files are'} none of this index.",
         "Look at them, and delete them by hand.",
         why="They are served with it, and nothing names them.",
     )
@@ -80,7 +89,7 @@ def check_waiting(walk: Walk, max_age: timedelta | None) -> Iterator[Finding]:
                 what=f"{stat.key} cannot be read.",
                 where=stat.key,
                 why="It names pages that may not be written.",
-                cure=f"`vllm-builder index rebuild --to {url}` writes all pages and removes it.",
+                cure=f"`vllm-builder index rebuild --to {quote(url)}` writes all pages and removes it.",
             )
         elif entry.base >= walk.snapshot.root.revision:
             continue  # it may still be made; if its publisher was ended, the next change finds that it was not
@@ -90,7 +99,7 @@ def check_waiting(walk: Walk, max_age: timedelta | None) -> Iterator[Finding]:
                 severity="warning",
                 what=f"A publisher did not come to write its {len(entry.pages)} pages, {age(walk.now - entry.begun)} ago.",
                 where=stat.key,
-                cure=f"The next change writes them, or `vllm-builder index rebuild --to {url}`.",
+                cure=f"The next change writes them, or `vllm-builder index rebuild --to {quote(url)}`.",
             )
     for group in waiting(walk.snapshot, before=walk.now - _LONG):
         yield Finding(

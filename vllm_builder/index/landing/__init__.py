@@ -63,7 +63,7 @@ def write(
     parts = [part for shard in sorted(shards) for part in _of_shard(storage, snapshot, *shard, touched)]
     summaries = [part for part in parts if part[0].endswith(("/index.js", "/index.html"))]
     details = [part for part in parts if part not in summaries]
-    return sum(put_all(storage, some) for some in (details, summaries, _of_root(snapshot)))
+    return sum(put_all(storage, some) for some in (details, summaries, _of_root(storage, snapshot)))
 
 
 def objects(storage: Storage, snapshot: Snapshot) -> Iterator[tuple[str, bytes, str]]:
@@ -72,7 +72,7 @@ def objects(storage: Storage, snapshot: Snapshot) -> Iterator[tuple[str, bytes, 
     for shard in snapshot.shards():
         touched = {(shard.project, file.version) for file in shard.files}
         yield from _of_shard(storage, snapshot, shard.project, shard.variant, touched)
-    yield from _of_root(snapshot)
+    yield from _of_root(storage, snapshot)
 
 
 def _assets() -> Iterator[tuple[str, bytes, str]]:
@@ -81,8 +81,12 @@ def _assets() -> Iterator[tuple[str, bytes, str]]:
     yield style.key, style.content, CSS_TYPE
 
 
-def _of_root(snapshot: Snapshot) -> Iterator[tuple[str, bytes, str]]:
-    yield layout.LANDING + "index.js", data.index(snapshot.root), JS_TYPE
+def _of_root(storage: Storage, snapshot: Snapshot) -> Iterator[tuple[str, bytes, str]]:
+    yield (
+        layout.LANDING + "index.js",
+        data.index(snapshot.root, layout.JSON_ROOT if storage.slash_keys else ""),
+        JS_TYPE,
+    )
     yield layout.LANDING_PAGE, html.page(snapshot.root), HTML_TYPE
 
 

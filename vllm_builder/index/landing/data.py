@@ -34,10 +34,16 @@ def gpus() -> list[dict[str, Any]]:
     return [{key: one[key] for key in ("capability", "family", "names")} for one in table["gpus"]]
 
 
-def index(root: Root) -> bytes:
-    """``landing/index.js``."""
+def index(root: Root, pages: str = "") -> bytes:
+    """``landing/index.js``.
+
+    Args:
+        pages: below which folder the pages for installers are: where nobody negotiates, those in JSON have all facts.
+    """
     shards = [[ref.project, ref.variant, ref.files, ref.revision] for ref in root.shards]
-    return script(root.revision, kind="index", updated=_minutes(root.updated.timestamp()), shards=shards)
+    return script(
+        root.revision, kind="index", updated=_minutes(root.updated.timestamp()), shards=shards, pages=pages
+    )
 
 
 def summary(shard: Shard, revision: int) -> bytes:

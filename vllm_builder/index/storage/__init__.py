@@ -12,6 +12,8 @@ from vllm_builder.index.storage.base import Storage
 from vllm_builder.index.storage.folder import Folder
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/")
+_HALF: Final = re.compile(r"(?i)(s3|gs|az|https?):/?(?!/)(.*)")
+_HOST: Final = re.compile(r"[\w-]+(?:\.[\w-]+)*:\d{2,5}(?:/|$)")
 _SCHEMES: Final = ("s3", "gs", "az", "memory", "file")
 _EXTRA: Final = "pip install 'vllm-builder[objects]'"
 _memory: dict[str, Any] = {}
@@ -29,6 +31,7 @@ def open_storage(to: str) -> Storage:
         SettingsError: it is none of these, holds credentials, or what it needs is not installed or set.
         StorageFailed: the store's configuration cannot be read.
     """
+    _not_an_address(to)
     found = _SCHEME.match(to)
     if found is None:
         if not to.strip():
@@ -37,7 +40,7 @@ def open_storage(to: str) -> Storage:
     scheme = found[1].lower()
     if scheme in {"http", "https"}:
         raise SettingsError(
-            f"{urlsplit(to).scheme}://{urlsplit(to).hostname} is a server, not a place for the files of an index.",
+            f"{_shown(to)} is a server, not a place for the files of an index.",
             why="A server keeps its own index: wheels can be published to it, and nothing else can be done there.",
             next="Name a folder, or s3://bucket/prefix.",
         )
@@ -58,6 +61,23 @@ def open_storage(to: str) -> Storage:
     if not parts.netloc:
         raise SettingsError(f"{to!r} names no bucket.", next=f"Write {scheme}://bucket/prefix.")
     return _objects(scheme, parts.netloc, _prefix(to, parts.path))
+
+
+def _not_an_address(to: str) -> None:
+    """
+    Raises:
+        SettingsError: it looks like an address with something missing, and is no folder that there is.
+    """
+    scheme = _HALF.match(to)
+    host = _HOST.match(to)
+    if (scheme is None and host is None) or Path(to).expanduser().exists():
+        return
+    meant = f"{scheme[1].lower()}://{scheme[2]}" if scheme is not None else f"https://{to}"
+    raise SettingsError(
+        f"{to!r} looks like an address, and is none.",
+        why="It lacks a part, or is a folder that there is not yet.",
+        next=f"Write {meant}, or ./{to} where a folder is meant.",
+    )
 
 
 def _file(host: str, path: str) -> Folder:
@@ -115,3 +135,9 @@ def _store_errors() -> tuple[type[Exception], ...]:
     from obstore.exceptions import BaseError
 
     return (BaseError, ValueError)
+
+
+def _shown(url: str) -> str:
+    """Without credentials: no user, no query."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()

@@ -163,7 +163,8 @@ class Folder:
         folder = self.root / _PRIVATE / "tmp"
         if folder.is_dir() and not dry_run:
             # This machine's clock may be ahead of the file system's, and some files are new.
-            before = min(before, _clock_of(folder) - _LEFTOVER)
+            with self._errors("looking for what was left half-written"):
+                before = min(before, _clock_of(folder) - _LEFTOVER)
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             # Its writer may be done with it in this moment.
             with self._errors(f"deleting {path.name}"), suppress(FileNotFoundError):

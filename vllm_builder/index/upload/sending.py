@@ -225,7 +225,8 @@ def unreachable(url: str, error: Exception, who: Credentials) -> StorageFailed:
     return StorageFailed(
         what,
         why=who.scrub(_innermost(error)),
-        next="Run the same command again: what has arrived is not uploaded twice.",
+        next="Look whether the address is right and can be reached; then run the same command again: what has arrived is "
+        "not uploaded twice.",
     )
 
 

@@ -27,11 +27,11 @@ function encodedPath(key) {
 /**
  * Blocks ({title, text, copy}) and notes for the files of one version and variant.
  *
- * @param choice project, version (with its local part), channel, variant, installer, python, base (ends in a slash), files
+ * @param choice project, version (with its local part), channel, variant, installer, python, base and pages (end in a slash, or empty), files
  */
 function linesFor(choice) {
   const { project, version, base, files } = choice;
-  const address = base + choice.channel + "/" + choice.variant + "/";
+  const address = base + choice.pages + choice.channel + "/" + choice.variant + "/";
   const pin = project + "==" + version;
   const host = untrusted(base);
   const trust = host ? " --trusted-host " + host : "";

@@ -31,7 +31,7 @@ function showResult(state) {
   }
   const { blocks, notes } = state.base
     ? linesFor({ project: wish.project, version, channel: folderOf(chosen), variant: chosen.variant,
-        installer: state.installer, python: wish.python, base: state.base, files: fitting })
+        installer: state.installer, python: wish.python, base: state.base, pages: known.index.pages || "", files: fitting })
     : { blocks: [], notes: ["Type the address of this index above to get the line."] };
   const head = make("p", { class: "subject" }, `${wish.project} ${version}`);
   const warnings = [...new Set(fitting.flatMap((file) => warningsOf(file, state)))];
