@@ -186,6 +186,7 @@ def test_units_of_any_kind_have_a_place() -> None:
 def test_a_build_of_no_unit_at_all() -> None:
     found = report(Build().stage(0, "compile").line(0, "run", jobs=1).line(2, "run-end").end(3))
     assert (found.figures.units, found.figures.core_seconds) == (0, 0)
+    assert [(phase.name, phase.seconds) for phase in found.phases] == [("runs that finished no unit", 2)]
     assert found.remarks == ("ninja's logs name no unit that this build compiled.",)
 
 

@@ -141,7 +141,8 @@ def _background(scale: Scale, at: int, run: Run, height: int) -> str:
     out = []
     first = min((unit.start for unit in run.units), default=run.seconds)
     last = max((unit.start + unit.seconds for unit in run.units), default=run.seconds)
-    for start, end, words in ((0.0, first, "configure"), (last, run.seconds, "pack")):
+    begun = "configure" if run.units else "no unit was finished"
+    for start, end, words in ((0.0, first, begun), (last, run.seconds, "pack")):
         share = 100 * (end - start) / scale.total
         if share > 0.2:
             x = f"{scale.x(at, start):.3f}%"
@@ -169,7 +170,7 @@ def _grid(scale: Scale, height: int) -> str:
                 continue
             out.append(f'<line class="grid" x1="{x:.3f}%" x2="{x:.3f}%" y1="0" y2="{height + 4}"/>')
             words = f"run {at + 1}" if not count and len(scale.offsets) > 1 else _clock(count * step)
-            if x < 96:
+            if x < 93:
                 out.append(f'<text class="tick" x="{x:.3f}%" dx="3" y="{height + 16}">{words}</text>')
     return "".join(out)
 

@@ -276,13 +276,16 @@ def _totals(stages: Sequence[Stage]) -> dict[str, float]:
 
 def _phases(runs: Sequence[Run]) -> list[Phase]:
     """Where the time of compiling went. Extensions overlap, so their wall times do not add up; core seconds do."""
-    before = after = idle = 0.0
+    before = after = idle = fruitless = 0.0
     spans: dict[str, list[tuple[float, float]]] = {}
     for run in runs:
         ends = [unit.start + unit.seconds for unit in run.units]
         first = min((unit.start for unit in run.units), default=run.seconds)
-        before += first
-        if run.units:
+        if not run.units:
+            # How far it came nobody knows: an edge that is not done is in no log.
+            fruitless += first
+        else:
+            before += first
             after += max(0.0, run.seconds - max(ends))
             busy = timeline.covered((u.start, u.start + u.seconds) for u in run.units)
             idle += max(0.0, max(ends) - first - busy)
@@ -295,7 +298,9 @@ def _phases(runs: Sequence[Run]) -> list[Phase]:
             # Runs lie apart from each other on one line, so that spans of two never touch.
             offset = run.number * 1e9
             spans.setdefault(name, []).append((offset + unit.start, offset + unit.start + unit.seconds))
-    found = [Phase(name="configure", seconds=round(before, 3))] if runs else []
+    found = [Phase(name="configure", seconds=round(before, 3))] if before else []
+    if fruitless:
+        found.append(Phase(name="runs that finished no unit", seconds=round(fruitless, 3)))
     parts = [
         Phase(
             name=name,
