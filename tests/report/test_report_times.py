@@ -90,6 +90,21 @@ def test_a_link_alone_in_a_second_run() -> None:
     assert place(edges(text), known=[BEGAN + 501])[-1].began == pytest.approx(BEGAN + 501.1)
 
 
+def test_runs_of_small_units_right_after_each_other() -> None:
+    """What ended shortly before another ninja began was stamped at its start all the same."""
+    text = "".join(edge_line(n / 5, n / 5 + 1.8, BEGAN, f"a{n}.o") for n in range(2))
+    text += "".join(edge_line(n / 5, n / 5 + 1.8, BEGAN + 3, f"b{n}.o") for n in range(4))
+    began = {one.edge.output: one.began for one in place(edges(text))}
+    assert began["a1.o"] == pytest.approx(BEGAN + 0.2)
+    assert began["b1.o"] == pytest.approx(BEGAN + 3.2)
+
+
+def test_links_that_take_equally_long_do_not_make_a_ninja_of_their_own() -> None:
+    text = "".join(edge_line(n, n + 9, BEGAN, f"{n}.o") for n in range(3))
+    text += "".join(edge_line(20 + n, 22.5 + n, BEGAN, f"_{n}_C.so", stamped="end") for n in range(5))
+    assert [round(one.began - BEGAN) for one in place(edges(text))] == [0, 1, 2, 20, 21, 22, 23, 24]
+
+
 def test_what_has_no_time_stamp_ran_with_its_neighbour() -> None:
     text = "".join(edge_line(n, n + 1, BEGAN, f"{n}.o") for n in range(3))
     text += edge_line(3, 4, BEGAN, "install", stamped="never")
@@ -137,6 +152,14 @@ def test_covered_seconds(spans: list[tuple[int, int]]) -> None:
 
 
 def test_a_log_read_twice_counts_once() -> None:
-    edge = Edge(0, 1, BEGAN, "a.o", "h")
-    again = Edge(0, 1, BEGAN + 90, "a.o", "h")
-    assert unique([edge, edge, again]) == [edge, again]
+    edge, other = Edge(0, 1, BEGAN, "a.o", "h"), Edge(0, 1.1, BEGAN + 90, "a.o", "h")
+    restated = Edge(0, 1, BEGAN + 1, "a.o", "h")
+    assert unique([edge, restated, other]) == [edge, other]
+
+
+def test_a_log_whose_time_stamps_cmake_had_renewed() -> None:
+    """``ninja -t restat``, which CMake calls when it generates, puts the outputs' own times for those of their start."""
+    spans = [(0, 7), (0, 11), (7, 9), (11, 12)]
+    text = "".join(edge_line(a, b, BEGAN, f"a{n}.o", stamped="end") for n, (a, b) in enumerate(spans))
+    text += "".join(edge_line(n, n + 1.7, BEGAN + 500, f"b{n}.o") for n in range(2))
+    assert [round(one.began - BEGAN) for one in place(edges(text))] == [0, 0, 7, 11, 500, 501]

@@ -25,7 +25,7 @@ from vllm_builder.report.reading import RawBuild, RawRun
 
 _OBJECT = re.compile(r"^(?:.*/)?CMakeFiles/(?P<target>[^/]+)\.dir/(?P<source>.+)\.(?:o|obj)$")
 _LINKED = (".so", ".a", ".dylib", ".pyd")
-_EARLY = 2.0
+_EARLY = 0.1
 """Seconds by which a file system's clock may be behind the system's."""
 
 

@@ -49,8 +49,11 @@ def edges(text: str) -> list[Edge]:
 
 
 def unique(found: Iterable[Edge]) -> list[Edge]:
-    """Edges of several readings of one log, each once, the first one's order."""
-    return list({(e.output, e.start, e.end, e.stamp): e for e in found}.values())
+    """Edges of several readings of one log, each once, as it was read first: ``ninja -t restat`` changes time stamps."""
+    first: dict[tuple[object, ...], Edge] = {}
+    for edge in found:
+        first.setdefault((edge.output, edge.start, edge.end, edge.command), edge)
+    return list(first.values())
 
 
 def _number(field: str) -> int | None:

@@ -17,6 +17,7 @@ _NEAR = 0.5
 """Seconds by which commands of one ninja may disagree on its beginning (file systems stamp coarsely)."""
 _MOST = 200
 """Beginnings that are looked for: a log that has more is damaged, and must not take for ever."""
+_OBJECTS = (".o", ".obj")
 _LATE = 3.0
 """Seconds by which an output may have been written before its command ended, or a status line be read late."""
 
@@ -82,31 +83,42 @@ def _candidates(edge: Edge) -> tuple[float, float]:
 
 
 def _zeros(edges: Sequence[Edge], known: Sequence[float]) -> list[float]:
-    """The beginnings of all ninjas: those that explain most edges first; then what is known, for the others."""
+    """The beginnings of all ninjas.
+
+    First those on which objects agree, the most of them first: all of them are stamped at their start, or, once CMake
+    has called ``ninja -t restat`` as it does when it generates, at their end. What is linked may be stamped either way in
+    one log, so it is only asked where no beginning that was found fits it.
+    """
     zeros: list[float] = []
-    left = [edge for edge in edges if edge.stamp]
+    stamped = [edge for edge in edges if edge.stamp]
+    # Where there is no object at all, whatever there is must do.
+    left = [edge for edge in stamped if edge.output.endswith(_OBJECTS)] or stamped
     while left and len(zeros) < _MOST:
-        # Ends are compared too, but a start that fits is the better evidence.
-        starts = sorted(_candidates(edge)[0] for edge in left)
-        first = 0
-        best = (0, 0.0)
-        for last, value in enumerate(starts):
-            while value - starts[first] > _NEAR:
-                first += 1
-            count = last - first + 1
-            if count > best[0]:
-                best = (count, starts[(first + last) // 2])
-        count, zero = best
+        votes = [_agreed(sorted(_candidates(edge)[way] for edge in left)) for way in (0, 1)]
+        way = int(votes[1][0] > votes[0][0])
+        count, zero = votes[way]
         if count == 1:
-            alone = left[0]
-            near = [k for k in known if any(abs(k - c) <= _LATE for c in _candidates(alone))]
-            linked = not alone.output.endswith((".o", ".obj"))
-            zero = near[0] if near else _candidates(alone)[linked]
+            break
         zeros.append(zero)
-        left = [
-            edge for edge in left if edge is not (alone if count == 1 else None) and not _fits(edge, zero)
-        ]
+        left = [edge for edge in left if abs(_candidates(edge)[way] - zero) > _NEAR]
+    left += [edge for edge in stamped if not edge.output.endswith(_OBJECTS)]
+    for edge in left:
+        if len(zeros) < _MOST and not any(_fits(edge, zero) for zero in zeros):
+            near = [k for k in known if any(abs(k - candidate) <= _LATE for candidate in _candidates(edge))]
+            zeros.append(near[0] if near else _candidates(edge)[not edge.output.endswith(_OBJECTS)])
     return sorted(zeros)
+
+
+def _agreed(values: Sequence[float]) -> tuple[int, float]:
+    """How many of some sorted values lie together at most, and the middle one of them."""
+    first = 0
+    best = (0, 0.0)
+    for last, value in enumerate(values):
+        while value - values[first] > _NEAR:
+            first += 1
+        if last - first + 1 > best[0]:
+            best = (last - first + 1, values[(first + last) // 2])
+    return best
 
 
 def _fits(edge: Edge, zero: float) -> bool:
