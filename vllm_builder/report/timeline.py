@@ -104,9 +104,15 @@ def _zeros(edges: Sequence[Edge], known: Sequence[float]) -> list[float]:
     left += [edge for edge in stamped if not edge.output.endswith(_OBJECTS)]
     for edge in left:
         if len(zeros) < _MOST and not any(_fits(edge, zero) for zero in zeros):
-            near = [k for k in known if any(abs(k - candidate) <= _LATE for candidate in _candidates(edge))]
-            zeros.append(near[0] if near else _candidates(edge)[not edge.output.endswith(_OBJECTS)])
+            zeros.append(_alone(edge, known))
     return sorted(zeros)
+
+
+def _alone(edge: Edge, known: Sequence[float]) -> float:
+    """The beginning of a ninja of which this one command is all there is: what is known, where that is near."""
+    candidates = _candidates(edge)
+    off, found = min(((abs(k - c), k) for k in known for c in candidates), default=(_LATE + 1, 0.0))
+    return found if off <= _LATE else candidates[not edge.output.endswith(_OBJECTS)]
 
 
 def _agreed(values: Sequence[float]) -> tuple[int, float]:
