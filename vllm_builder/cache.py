@@ -97,6 +97,14 @@ class Workspace:
     def log(self, digest: str) -> Path:
         return self.root / "logs" / f"{digest[:16]}.log"
 
+    def journal(self, digest: str) -> Path:
+        """What was measured of a plan's builds, and how they went: see :mod:`vllm_builder.report.journal`."""
+        return self.root / "logs" / f"{digest[:16]}.journal.jsonl"
+
+    def report(self, digest: str) -> Path:
+        """The page that is made of it after each build."""
+        return self.root / "logs" / f"{digest[:16]}.report.html"
+
     def dist(self, digest: str) -> Path:
         """What setup.py made, and the finished wheel, until the store has it."""
         return self.root / "dist" / digest[:16]

@@ -33,9 +33,12 @@ class BuilderError(Exception):
         self.why = why
         self.next = next
         self.details = tuple(details)
+        self.report = ""
+        """The page about the build that it ended; empty where there is none."""
 
     def as_dict(self) -> dict[str, object]:
-        return {
+        report = {"report": self.report} if self.report else {}
+        return report | {
             "error": type(self).__name__,
             "exit_code": self.exit_code,
             "what": self.what,
@@ -211,6 +214,12 @@ class StoreError(BuilderError):
     """An entry of the store is damaged or does not exist."""
 
     exit_code = 60
+
+
+class ReportMissing(BuilderError):
+    """There is no build of that name that a report could be made of."""
+
+    exit_code = 61
 
 
 # 7x: the machine --------------------------------------------------------------------------------

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 Level = Literal["debug", "info", "warning"]
+What = Literal["run", "scheduling", "ninja", "memory", "peak", "edges", "cache", "run-end", "attempt"]
+"""What is measured: see :mod:`vllm_builder.report.journal`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,17 @@ class Output(Event):
     """One line that a tool printed, without its line end."""
 
     line: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured(Event):
+    """Something for the journal of a build (see :mod:`vllm_builder.report.journal`), which screens leave out.
+
+    ``what`` is the kind of line there, ``values`` what it holds besides, as JSON types.
+    """
+
+    what: What
+    values: dict[str, Any]
 
 
 Emit = Callable[[Event], None]

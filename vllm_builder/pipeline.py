@@ -22,6 +22,7 @@ from vllm_builder.events import Emit, Note, StageFinished, StageStarted, ignore
 from vllm_builder.fs import copy_atomic, make_dir, os_errors, remove_tree, write_atomic
 from vllm_builder.model import Model
 from vllm_builder.proof import build_record, prove
+from vllm_builder.report.after import written
 from vllm_builder.stages.plan.model import Plan
 from vllm_builder.stages.publish.model import PublishResult
 from vllm_builder.stages.source.model import SourceRequest
@@ -42,6 +43,8 @@ class BuildResult(Model):
     seconds: float
     record: Record
     published: PublishResult | None = None
+    report: Path | None = None
+    """The page about this build; None where nothing was built, or it could not be made (a warning says why)."""
 
 
 class _Steps:
@@ -172,24 +175,30 @@ def run(
     make_dir(workspace.root)
     if plan.compile.extensions:
         with _tree_lock(workspace.tree(plan.digest), emit):
-            record, built = _build(
-                plan, cache, workspace, environ, request, externals, offline, force, reuse, emit
-            )
-            return _result(plan, _hand_over_part(built, record, out, emit), record, False, started)
+            with written(plan, workspace, emit) as account:
+                emit = account.emit
+                record, built = _build(
+                    plan, cache, workspace, environ, request, externals, offline, force, reuse, emit
+                )
+                account.built(record)
+            part = _hand_over_part(built, record, out, emit)
+            return _result(plan, part, record, False, started, report=account.report)
     with store.lock(plan.digest, emit=emit):
         if not force and (entry := store.get(plan.digest, emit=emit)) is not None:
             return _from_store(plan, entry, out, started, emit)
-        with _tree_lock(workspace.tree(plan.digest), emit):
+        with _tree_lock(workspace.tree(plan.digest), emit), written(plan, workspace, emit) as account:
+            emit = account.emit
             record, built = _build(
                 plan, cache, workspace, environ, request, externals, offline, force, reuse, emit
             )
             # Still under the tree's lock: a builder with another cache puts its wheel into the same folder.
             entry = store.add(plan.digest, built, record, force=force, emit=emit)
+            account.built(record)
             # The store has it; what was made on the way has served.
             remove_tree(workspace.dist(plan.digest))
             remove_tree(workspace.rejected(plan.digest))
     wheel = deliver(entry, out, emit=emit)
-    return _result(plan, wheel, entry.record, False, started)
+    return _result(plan, wheel, entry.record, False, started, report=account.report)
 
 
 def _build(
@@ -315,7 +324,9 @@ def _from_store(plan: Plan, entry: Entry, out: Path, started: float, emit: Emit)
     return _result(plan, wheel, entry.record, True, started)
 
 
-def _result(plan: Plan, wheel: Path, record: Record, from_store: bool, started: float) -> BuildResult:
+def _result(
+    plan: Plan, wheel: Path, record: Record, from_store: bool, started: float, *, report: Path | None = None
+) -> BuildResult:
     return BuildResult(
         digest=plan.digest,
         wheel=wheel,
@@ -323,6 +334,7 @@ def _result(plan: Plan, wheel: Path, record: Record, from_store: bool, started: 
         from_store=from_store,
         seconds=round(time.monotonic() - started, 3),
         record=record,
+        report=report,
     )
 
 

@@ -19,6 +19,7 @@ _LAZY = {
     "bundle": ("vllm_builder.cli.bundle", "bundle"),
     "inspect": ("vllm_builder.cli.inspect", "inspect"),
     "compare": ("vllm_builder.cli.compare", "compare"),
+    "report": ("vllm_builder.cli.report", "report"),
     "smoke": ("vllm_builder.cli.smoke", "smoke"),
     "index": ("vllm_builder.cli.index", "index"),
     "cache": ("vllm_builder.cli.cache", "cache"),
@@ -91,6 +92,8 @@ def build(json_: bool, verbose: bool, quiet: bool, **options: Any) -> None:
         )
         for part in result.record.compile.left_out:
             click.echo(f"left out: {part}", err=True)
+        if result.report is not None:
+            click.echo(f"report: {result.report}", err=True)
         if result.published is not None:
             for one in result.published.wheels:
                 where = f"{one.variant}: {', '.join(one.channels)}" if one.channels else one.filename

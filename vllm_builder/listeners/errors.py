@@ -46,6 +46,8 @@ def _lines(error: BuilderError, width: int) -> list[tuple[str, str]]:
     lines += [("detail", f"    {text.clean(line)}".rstrip()) for d in error.details for line in _split(d)]
     if error.next:
         lines += [("next", line) for line in _wrapped("  next: ", error.next, width)]
+    if error.report:
+        lines.append(("detail", f"  report: {text.clean(error.report)}"))
     return lines
 
 

@@ -7,7 +7,7 @@ import math
 from datetime import UTC, datetime
 from typing import IO, Any
 
-from vllm_builder.events import Event
+from vllm_builder.events import Event, Measured
 from vllm_builder.listeners.text import abandon
 
 
@@ -21,7 +21,7 @@ class JsonLines:
         self._stream: IO[str] | None = stream
 
     def __call__(self, event: Event) -> None:
-        if self._stream is None:
+        if self._stream is None or isinstance(event, Measured):
             return
         moment = datetime.now(UTC).isoformat(timespec="milliseconds")
         fields = {"time": moment, **_finite(event.as_dict())}

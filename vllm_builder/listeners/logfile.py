@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Self
 
-from vllm_builder.events import Event, Note, Output, Progress, StageFinished, StageStarted
+from vllm_builder.events import Event, Measured, Note, Output, Progress, StageFinished, StageStarted
 from vllm_builder.fs import make_dir, os_errors
 from vllm_builder.listeners import text
 
@@ -50,7 +50,7 @@ class LogFile:
 def _line(event: Event) -> str | None:
     if isinstance(event, Output):
         return text.clean(event.line)
-    if isinstance(event, Progress):
+    if isinstance(event, Progress | Measured):
         return None
     moment = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
     return f"== {moment} {event.stage}: {_words(event)}"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vllm_builder.errors import SourceError
-from vllm_builder.events import Emit, ignore
+from vllm_builder.events import Emit, Measured, ignore
 from vllm_builder.fs import make_dir, os_errors, write_atomic
 from vllm_builder.stages.compile import (
     compilercache,
@@ -115,7 +115,7 @@ def compile_wheel(
             scheduling.arrange(spec, env, jobs=jobs, tree=tree, state=state)
             calls.begin(env)
             before = ninja.finished_edges(ninja.logs(tree))
-            watch = Watch(tree, emit, before)
+            watch = Watch(tree, emit, before, jobs=jobs)
             offset, returncode = run_setup(command, watch, tree=tree, env=env, log=log, lock=lock)
             resumed = watch.resumed_from if resumed is None else resumed
             peak_memory = max(peak_memory, watch.peak_memory)
@@ -134,6 +134,7 @@ def compile_wheel(
                 raise diagnose.to_error(found, log, jobs=jobs)
             unit = found.unit.removeprefix(f"{tree}/")
             attempts.append(Attempt(jobs=jobs, reason=found.cause, unit=unit))
+            emit(Measured(stage="compile", what="attempt", values={"reason": found.cause, "unit": unit}))
             # ninja counts an edge that failed as finished too, but does not record it.
             units += max(0, ninja.finished_edges(ninja.logs(tree)) - before)
             emit(note(_again(unit, jobs), "warning"))

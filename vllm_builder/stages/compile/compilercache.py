@@ -160,6 +160,30 @@ def ccache_answers(log: Path, *, offset: int = 0) -> dict[str, int]:
     return counts
 
 
+def ccache_by_file(log: Path) -> dict[str, str]:
+    """What ccache answered for each file, as ccache names it: ``hit``, ``miss`` or ``uncacheable``.
+
+    Where a file was asked for several times (in two targets, or again after a failure), the last answer counts.
+    """
+    found: dict[str, str] = {}
+    try:
+        text = log.read_text("utf-8", "replace")
+    except OSError:
+        return found
+    name = ""
+    for line in text.splitlines():
+        if line.startswith("# "):
+            name = line[2:]
+            found.pop(name, None)
+        elif line in _HITS:
+            found[name] = "hit"
+        elif line in _MISSES:
+            found[name] = "miss"
+        elif name not in found and line and not line.startswith((*_COUNTERS, "direct_", "preprocessed_")):
+            found[name] = "uncacheable"
+    return found
+
+
 def sccache_totals(env: Mapping[str, str]) -> dict[str, int]:
     """sccache's totals since its server started; empty where it does not answer."""
     program = shutil.which("sccache", path=env.get("PATH"))

@@ -60,6 +60,11 @@ class NinjaProgress:
         self.total = self._before + total
         return True
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the ninja that runs now began, as its last status line said."""
+        return self._last
+
     def rate(self) -> float | None:
         """Units per second over the last forty units; None before two are known."""
         if len(self._marks) < 2:

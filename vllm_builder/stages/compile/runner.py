@@ -63,7 +63,7 @@ def run_supervised(
     env: Mapping[str, str],
     on_output: Callable[[bytes], None],
     on_tick: Callable[[int], None],
-    tick: float = 2.0,
+    tick: float = 1.0,
     grace: float = GRACE,
     keep_open: Sequence[int] = (),
 ) -> int:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import psutil
 
-from vllm_builder.events import Emit, Note, Output
-from vllm_builder.stages.compile import ninja
+from vllm_builder.events import Emit, Measured, Note, Output, What
+from vllm_builder.stages.compile import compilercache, ninja, schedule
 from vllm_builder.stages.compile.runner import LineSplitter
 
 _SOURCES = (".c", ".cc", ".cpp", ".cxx", ".cu", ".S", ".hip")
@@ -18,10 +19,11 @@ _SHELLS = {"sh", "bash", "dash", "ash"}
 class Watch:
     """Takes what one run of setup.py prints, and samples the memory of its compilers.
 
-    ``earlier`` is how many units an earlier build had finished, for where nothing says it better.
+    ``earlier`` is how many units an earlier build had finished, for where nothing says it better; ``jobs`` how many
+    compilers may run at once.
     """
 
-    def __init__(self, tree: Path, emit: Emit, earlier: int) -> None:
+    def __init__(self, tree: Path, emit: Emit, earlier: int, *, jobs: int = 0) -> None:
         self.progress = ninja.NinjaProgress()
         self.peak_memory = 0
         self.peaks: dict[str, int] = {}
@@ -33,19 +35,35 @@ class Watch:
         self._earlier = earlier
         self._lines = LineSplitter()
         self._current: tuple[str, ...] = ()
+        self._running: dict[str, int] = {}
+        self._measured("run", jobs=jobs)
 
     def output(self, data: bytes) -> None:
         self._take(self._lines.feed(data))
 
     def close(self) -> None:
         self._take(self._lines.close())
+        for source, peak in self._running.items():
+            self._measured("peak", source=source, m=peak)
+        self._running = {}
+        for values in built(self._tree):
+            self._measured("edges", **values)
+        if answers := compilercache.ccache_by_file(self._tree / "build" / "vllm-builder" / "ccache.stats"):
+            self._measured("cache", files=answers)
+        self._measured("run-end")
+
+    def _measured(self, what: What, **values: Any) -> None:
+        self._emit(Measured(stage="compile", what=what, values=values))
 
     def _take(self, lines: list[str]) -> None:
         for line in lines:
             self._emit(Output(stage="compile", line=line))
+            if line.startswith("-- Scheduling: "):
+                self._measured("scheduling", text=line.removeprefix("-- Scheduling: "))
             if (found := ninja.begun(line)) is not None and self.resumed_from is None:
                 self._begin(*found)
             elif self.progress.feed(line):
+                self._measured("ninja", elapsed=self.progress.elapsed)
                 self._emit(self.progress.event(earlier=self._earlier, current=self._current))
 
     def _begin(self, done: int, total: int) -> None:
@@ -83,7 +101,13 @@ class Watch:
                 units[owners[above]] = units.get(owners[above], 0) + used
         for source, used in units.items():
             self.peaks[source] = max(self.peaks.get(source, 0), used)
-        self.peak_memory = max(self.peak_memory, sum(memory.values()))
+        for source in self._running.keys() - units.keys():
+            self._measured("peak", source=source, m=self._running.pop(source))
+        for source, used in units.items():
+            self._running[source] = max(self._running.get(source, 0), used)
+        total = sum(memory.values())
+        self._measured("memory", m=total, n=len(units))
+        self.peak_memory = max(self.peak_memory, total)
         self._current = tuple(self._short(source) for source in units)
         if self.progress.seen:
             self._emit(self.progress.event(earlier=self._earlier, current=self._current))
@@ -91,6 +115,22 @@ class Watch:
     def _short(self, source: str) -> str:
         path = Path(source)
         return str(path.relative_to(self._tree)) if path.is_relative_to(self._tree) else source
+
+
+def built(tree: Path) -> list[dict[str, Any]]:
+    """What ninja's logs below a tree hold now: of each its text, and the source files of its objects.
+
+    The log is of ninja's own making and forgets when it is recompacted; so it is kept at the end of each run.
+    """
+    found = []
+    for log in ninja.logs(tree):
+        with contextlib.suppress(OSError):
+            text = log.read_text(errors="replace")
+            sources: dict[str, str] = {}
+            with contextlib.suppress(OSError):
+                sources = schedule.objects((log.parent / "build.ninja").read_text(errors="replace"))
+            found.append({"log": text, "sources": sources})
+    return found
 
 
 def _below(supervisor: int) -> list[psutil.Process]:
