@@ -292,6 +292,7 @@ def _build(
             cache=result.cache,
             peak_memory=result.peak_memory,
             left_out=result.left_out,
+            full_headers=result.full_headers,
             isolated=result.isolated,
             attempts=tuple(attempt.model_dump() for attempt in result.attempts),
         ),

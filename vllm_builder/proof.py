@@ -42,6 +42,7 @@ def build_record(plan: Plan, environment: Environment, result: CompileResult, tr
         toolkit=plan.toolkit.version if plan.toolkit else "",
         extensions=plan.compile.extensions,
         left_out=left_out,
+        full_headers=tuple(result.full_headers),
         inputs=plan.as_dict()["inputs"],
         expectations=plan.expectations.model_dump(mode="json") if plan.expectations else {},
         tools={name: environment.packages[name] for name in _TOOLS if name in environment.packages},

@@ -55,7 +55,9 @@ def settings_options(*, without: tuple[str, ...] = (), version_required: bool = 
             kind = str(info.annotation)
             flag = _FLAG_NAMES.get(name, "--" + name.replace("_", "-"))
             help_text = info.description or ""
-            if info.annotation is bool:
+            if info.annotation is bool and info.default is True:
+                function = click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=help_text)(function)
+            elif info.annotation is bool:
                 function = click.option(flag, name, is_flag=True, default=None, help=help_text)(function)
             else:
                 several = kind.startswith(("tuple[", "dict["))

