@@ -19,6 +19,7 @@ _LAZY = {
     "inspect": ("vllm_builder.cli.inspect", "inspect"),
     "compare": ("vllm_builder.cli.compare", "compare"),
     "smoke": ("vllm_builder.cli.smoke", "smoke"),
+    "prove-lean": ("vllm_builder.cli.provelean", "prove_lean"),
     "cache": ("vllm_builder.cli.cache", "cache"),
     "recipes": ("vllm_builder.cli.data", "recipes"),
     "patches": ("vllm_builder.cli.data", "patches"),

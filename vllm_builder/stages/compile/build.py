@@ -79,7 +79,7 @@ def compile_wheel(
         isolation.require(spec.compiler_cache, "the plan")
     state = make_dir(tree / "build" / "vllm-builder")
     make_dir(log.parent)
-    with _locked(state / "lock") as lock:
+    with locked(state / "lock") as lock:
         for name in ignored_variables(spec, environ):
             emit(_note(f"The variable {name} is not part of the plan and is not passed on.", "warning"))
         _forget_stale_configuration(spec, environment, tree, state, emit)
@@ -90,7 +90,7 @@ def compile_wheel(
         stats = compilercache.arrange(spec, env, tree=tree, state=state)
         stats_offset = stats.stat().st_size if stats is not None and stats.exists() else 0
         totals = compilercache.sccache_totals(env) if spec.compiler_cache == "sccache" else {}
-        command = _command(spec, environment, tree, fresh)
+        command = command_of(spec, environment, tree, fresh)
         if spec.isolate:
             emit(_note("Configuring and compiling with no network at all."))
             command = isolation.isolated(command)
@@ -170,7 +170,7 @@ def _again(unit: str, jobs: int) -> str:
     )
 
 
-def _command(spec: CompileSpec, environment: Environment, tree: Path, fresh: Path) -> list[str]:
+def command_of(spec: CompileSpec, environment: Environment, tree: Path, fresh: Path) -> list[str]:
     # The person's own ~/.pydistutils.cfg is in no digest.
     command = [str(environment.python), "setup.py", "--no-user-cfg"]
     if local := missing_local(spec, tree):
@@ -221,7 +221,7 @@ def _run(
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[int]:
+def locked(path: Path) -> Iterator[int]:
     """Hold the tree. The supervisor inherits the lock, so that it outlives a builder that is killed."""
     with os_errors(f"writing {path}"), path.open("ab") as file:
         deadline = time.monotonic() + _PATIENCE
