@@ -56,7 +56,9 @@ def settings_options(*, without: tuple[str, ...] = (), version_required: bool = 
             flag = _FLAG_NAMES.get(name, "--" + name.replace("_", "-"))
             help_text = info.description or ""
             if info.annotation is bool and info.default is True:
-                function = click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=help_text)(function)
+                function = click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=help_text)(
+                    function
+                )
             elif info.annotation is bool:
                 function = click.option(flag, name, is_flag=True, default=None, help=help_text)(function)
             else:

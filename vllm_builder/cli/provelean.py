@@ -22,14 +22,29 @@ _SHOWN = 5
 @settings_options(without=("out", "force", "jobs", "compiler_cache", "bundle", "allow_differences"))
 @click.option("--all", "all_", is_flag=True, help="Every unit, not a sample")
 @click.option(
-    "--units", type=click.IntRange(min=1), metavar="N", help="Size of the sample: units that include the header [default: 8]"
+    "--units",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Size of the sample: units that include the header [default: 8]",
 )
-@click.option("--unit", "patterns", multiple=True, metavar="PATTERN", help="Only units that match, e.g. 'csrc/moe/*' (may be repeated)")
+@click.option(
+    "--unit",
+    "patterns",
+    multiple=True,
+    metavar="PATTERN",
+    help="Only units that match, e.g. 'csrc/moe/*' (may be repeated)",
+)
 @verbosity[0]
 @verbosity[1]
 @json_option
 def prove_lean(
-    all_: bool, units: int | None, patterns: tuple[str, ...], json_: bool, verbose: bool, quiet: bool, **options: Any
+    all_: bool,
+    units: int | None,
+    patterns: tuple[str, ...],
+    json_: bool,
+    verbose: bool,
+    quiet: bool,
+    **options: Any,
 ) -> None:
     """Compile units of VERSION with lean headers and as upstream does, and compare what comes out.
 
@@ -72,7 +87,6 @@ def prove_lean(
 
 
 def _show(found: LeanProof) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=f"{found.version}, torch {found.torch}, {', '.join(found.compilers)}", box=None)
@@ -80,7 +94,7 @@ def _show(found: LeanProof) -> None:
         table.add_column(name, justify="left" if name in {"unit", "result"} else "right")
     for proof in found.units:
         table.add_row(*_row(proof))
-    Console(width=max(100, screen.width() if hasattr(screen, "width") else 100)).print(table)
+    screen.console().print(table)
     for proof in found.units:
         for line in (*proof.differences[:_SHOWN], *([proof.error] if proof.error else [])):
             click.echo(f"{proof.unit}: {line}")

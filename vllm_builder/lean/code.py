@@ -50,7 +50,7 @@ def read(path: Path) -> Code:
 
     try:
         with path.open("rb") as file:
-            return _read(ELFFile(file))  # type: ignore[no-untyped-call]
+            return _read(ELFFile(file))
     except (ELFError, OSError, ValueError, KeyError) as error:
         raise BuilderError(f"The object {path.name} cannot be read.", why=str(error)) from error
 
@@ -90,7 +90,7 @@ def _contained(some: list[str], all_: list[str]) -> bool:
 
 
 def _read(elf: ELFFile) -> Code:
-    table: Any = elf.get_section_by_name(".symtab")  # type: ignore[no-untyped-call]
+    table: Any = elf.get_section_by_name(".symtab")
     if table is None:
         return Code()
     layout = _Layout(elf, table)
@@ -120,14 +120,14 @@ class _Layout:
         from elftools.elf.relocation import RelocationSection
 
         self._table: Any = table
-        self._sections: list[Any] = list(elf.iter_sections())  # type: ignore[no-untyped-call]
+        self._sections: list[Any] = list(elf.iter_sections())
         self._relocations: dict[int, list[tuple[int, int, int, int]]] = {}
         self._named: dict[int, list[tuple[int, str]]] = {}
         for section in self._sections:
             if isinstance(section, RelocationSection):
                 self._relocations[section["sh_info"]] = sorted(
-                    (r["r_offset"], r["r_info_type"], r["r_info_sym"], r["r_addend"] if r.is_RELA() else 0)  # type: ignore[no-untyped-call]
-                    for r in section.iter_relocations()  # type: ignore[no-untyped-call]
+                    (r["r_offset"], r["r_info_type"], r["r_info_sym"], r["r_addend"] if r.is_RELA() else 0)
+                    for r in section.iter_relocations()
                 )
         for symbol in self._table.iter_symbols():
             index = symbol["st_shndx"]
@@ -186,5 +186,5 @@ class _Layout:
     def _bytes(self, index: int) -> bytes:
         if index not in self._data:
             section: Section = self._sections[index]
-            self._data[index] = section.data()  # type: ignore[no-untyped-call]
+            self._data[index] = section.data()
         return self._data[index]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from vllm_builder.fs import make_dir, os_errors, remove_tree, sha256_file
@@ -40,9 +41,7 @@ def prove_unit(unit: Unit, room: Path, environ: Mapping[str, str]) -> UnitProof:
     if full.status:
         return UnitProof(unit=unit.name, verdict="failed", error=full.error, full=full.way, lean=lean.way)
     if lean.status:
-        return UnitProof(
-            unit=unit.name, verdict="falls back", error=lean.error, full=full.way, lean=lean.way
-        )
+        return UnitProof(unit=unit.name, verdict="falls back", error=lean.error, full=full.way, lean=lean.way)
     found = _text(unit, room, environ)
     device, other = _device(room)
     lean_code, full_code = code.read(room / "lean/unit.o"), code.read(room / "full/unit.o")
@@ -83,7 +82,7 @@ def _compiled(unit: Unit, room: Path, environ: Mapping[str, str], *, lean: bool)
 
 
 def _text(unit: Unit, room: Path, environ: Mapping[str, str]) -> list[str]:
-    patterns = _TEXTS
+    patterns: tuple[str, ...] = _TEXTS
     if not unit.is_cuda:
         patterns = ("unit.ii",)
         run(unit.preprocess(_folder(room, lean=False), lean=False), unit.directory, environ)
@@ -111,16 +110,8 @@ def _device(room: Path) -> tuple[dict[str, str], list[str]]:
     return same, found
 
 
-class _lines:  # noqa: N801 (a context manager, used like open)
+@contextmanager
+def _lines(path: Path) -> Iterator[Iterator[str]]:
     """A preprocessed file's lines; an error that says which file where there is none."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> Iterator[str]:
-        with os_errors(f"reading {self._path}"):
-            self._file = self._path.open(encoding="utf-8", errors="replace")
-        return iter(self._file)
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+    with os_errors(f"reading {path}"), path.open(encoding="utf-8", errors="replace") as file:
+        yield file

@@ -63,17 +63,16 @@ def prove(
         from vllm_builder.stages.toolkit import assemble
 
         home = Path(plan.toolkit.home).parent
-        assemble(
-            plan.toolkit.spec, home, environ, plan.environment.indexes, offline=offline, emit=emit
-        )
+        assemble(plan.toolkit.spec, home, environ, plan.environment.indexes, offline=offline, emit=emit)
     environment = prepare(plan.environment, cache.environments, environ=environ, offline=offline, emit=emit)
     commands = configure(spec, tree=tree, environment=environment, log=log, environ=environ, emit=emit)
     found = units(commands, tree.resolve(), leanheaders.include_option(tree.resolve()))
     chosen = [unit for unit in found if not patterns or any(fnmatchcase(unit.name, p) for p in patterns)]
     if not chosen:
         raise SettingsError(
-            f"No unit of {plan.source.release} matches {', '.join(patterns)}." if found else
-            f"No unit of {plan.source.release} is compiled with the lean headers on its include path.",
+            f"No unit of {plan.source.release} matches {', '.join(patterns)}."
+            if found
+            else f"No unit of {plan.source.release} is compiled with the lean headers on its include path.",
             next=f"Units are source files such as {found[0].name}." if found else "Report this release.",
         )
     env = child_environment(spec, environment, environ)
@@ -90,7 +89,9 @@ def prove(
     )
 
 
-def _sample(chosen: list[Unit], count: int, room: Path, env: Mapping[str, str], emit: Emit) -> list[UnitProof]:
+def _sample(
+    chosen: list[Unit], count: int, room: Path, env: Mapping[str, str], emit: Emit
+) -> list[UnitProof]:
     """Units in an order that is by chance and always the same, until enough of them were touched."""
     from vllm_builder.fs import remove_tree
 
