@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _INITIALISER = re.compile(r"^_GLOBAL__sub_I_|^_Z\d+__static_initialization_and_destruction_\d")
 _KINDS = {"STT_FUNC", "STT_OBJECT", "STT_TLS", "STT_GNU_IFUNC", "STT_LOOS", "STT_COMMON"}
-_ALLOC, _MERGE, _STRINGS = 0x2, 0x10, 0x20
+_ALLOC, _CODE, _MERGE, _STRINGS = 0x2, 0x4, 0x10, 0x20
 
 
 @dataclass(slots=True)
@@ -136,6 +136,7 @@ class _Layout:
         for places in self._named.values():
             places.sort()
         self._data: dict[int, bytes] = {}
+        self._wholes: dict[int, str] = {}
 
     def hash(self, index: int, start: int, size: int, kind: str) -> str:
         """Of a function's or variable's bytes and references."""
@@ -171,7 +172,18 @@ class _Layout:
         before = bisect_right(named, (place, "\U0010ffff")) - 1
         if before >= 0:
             return f"{named[before][1]}+{place - named[before][0]}{rest:+d}"
-        return f"{section.name}+{place}{rest:+d}"
+        # A constant or a table of jumps without a name: where it ends is not said, so all of the section counts.
+        return f"{section.name}+{place}{rest:+d} {self._whole(index)}"
+
+    def _whole(self, index: int) -> str:
+        """Hash of a section; empty for code, whose section is named after it, and while it is being made."""
+        if index not in self._wholes:
+            section = self._sections[index]
+            self._wholes[index] = ""
+            if section["sh_flags"] & _ALLOC and not section["sh_flags"] & _CODE:
+                size = section["sh_size"]
+                self._wholes[index] = self.hash(index, 0, size, "section")
+        return self._wholes[index]
 
     def _constant(self, index: int, place: int, flags: int) -> bytes:
         data = self._bytes(index)
