@@ -50,9 +50,8 @@ def prove_unit(unit: Unit, room: Path, environ: Mapping[str, str]) -> UnitProof:
     if apart:
         # Without optimisation a function's code depends on nothing but what it says and on what that means.
         for way in (True, False):
-            done = run(
-                unit.compile(_folder(room, lean=way), lean=way, optimised=False), unit.directory, environ
-            )
+            command = unit.unoptimised(_folder(room, lean=way), environ, lean=way)
+            done = run(command, unit.directory, environ)
             if done.status:
                 found.append(f"does not compile without optimisation: {done.error}")
         if not found:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from vllm_builder import treestate
 from vllm_builder.cache import Cache, Workspace
 from vllm_builder.errors import SettingsError
 from vllm_builder.events import Emit, Note, ignore
@@ -65,7 +66,8 @@ def prove(
         home = Path(plan.toolkit.home).parent
         assemble(plan.toolkit.spec, home, environ, plan.environment.indexes, offline=offline, emit=emit)
     environment = prepare(plan.environment, cache.environments, environ=environ, offline=offline, emit=emit)
-    commands = configure(spec, tree=tree, environment=environment, log=log, environ=environ, emit=emit)
+    with treestate.building(tree):
+        commands = configure(spec, tree=tree, environment=environment, log=log, environ=environ, emit=emit)
     found = units(commands, tree.resolve(), leanheaders.include_option(tree.resolve()))
     chosen = [unit for unit in found if not patterns or any(fnmatchcase(unit.name, p) for p in patterns)]
     if not chosen:

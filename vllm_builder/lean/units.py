@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import time
@@ -14,8 +15,12 @@ from vllm_builder.lean.model import Way
 
 _SOURCES = (".cu", ".cpp", ".cc", ".cxx")
 _CACHES = {"ccache", "sccache"}
-_APART = "-ffunction-sections,-fdata-sections"
+_APART = ("-ffunction-sections", "-fdata-sections")
 """Each function in a section of its own, so that what it refers to has a name and not only a distance."""
+
+_UNOPTIMISED = ("-O0", "-fmerge-constants")
+"""With strings in sections of their own, as with optimisation, so that each can be told apart."""
+_HOST = re.compile(r"^#\$ (.* -c .*\.cudafe1\.cpp\".*)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +50,20 @@ class Unit:
                 out.append(argument)
         return out
 
-    def compile(self, folder: Path, *, lean: bool, optimised: bool = True) -> list[str]:
+    def compile(self, folder: Path, *, lean: bool) -> list[str]:
         """Compile into ``unit.o`` below a folder; nvcc keeps there what it makes on the way."""
-        command = self.arguments(lean=lean)
-        if not optimised:
-            command = [argument for argument in command if not argument.startswith("-O")]
-        level = [] if optimised else ["-O0"]
-        output = [*level, "-c", "-o", str(folder / "unit.o")]
+        output = ["-c", "-o", str(folder / "unit.o")]
         if self.is_cuda:
-            return [*command, f"-Xcompiler={_APART}", "--keep", "--keep-dir", str(folder), *output]
-        return [*command, *_APART.split(","), *output]
+            kept = ["--keep", "--keep-dir", str(folder)]
+            return [*self.arguments(lean=lean), f"-Xcompiler={','.join(_APART)}", *kept, *output]
+        return [*self.arguments(lean=lean), *_APART, *output]
+
+    def unoptimised(self, folder: Path, environ: Mapping[str, str], *, lean: bool) -> list[str]:
+        """Compile again what :meth:`compile` made, without optimisation; of a CUDA unit the host's part alone."""
+        if not self.is_cuda:
+            return [*self.compile(folder, lean=lean), *_UNOPTIMISED]
+        steps = run([*self.compile(folder, lean=lean), "--dryrun"], self.directory, environ).said
+        return ["sh", "-c", host_step(steps)]
 
     def preprocess(self, folder: Path, *, lean: bool) -> list[str]:
         return [*self.arguments(lean=lean), "-E", "-o", str(folder / "unit.ii")]
@@ -77,6 +86,18 @@ def units(commands: Iterable[Mapping[str, str]], tree: Path, include: str) -> li
         name = str(source.relative_to(tree)) if source.is_relative_to(tree) else str(source)
         found.setdefault(name, Unit(name, source, directory, tuple(words[first:]), include))
     return [found[name] for name in sorted(found)]
+
+
+def host_step(steps: str) -> str:
+    """The shell command among those of ``nvcc --dryrun`` that compiles for the host, without optimisation.
+
+    Raises:
+        ValueError: there is none.
+    """
+    lines: list[str] = _HOST.findall(steps)
+    if not lines:
+        raise ValueError("nvcc names no step that compiles for the host")
+    return re.sub(r" -O[0-9a-z]*(?= )", "", lines[-1]).replace(" -c ", f" {' '.join(_UNOPTIMISED)} -c ", 1)
 
 
 @dataclass(frozen=True, slots=True)
