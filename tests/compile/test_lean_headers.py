@@ -119,6 +119,7 @@ def test_an_error_that_upstream_has_too_is_shown_as_upstream_shows_it(
         build(spec, tree, environment)
     log = (tree.parent / "tree.log").read_text()
     assert "absent" in f"{failed.value.what} {failed.value.why}"
+    assert "csrc/unit_0.cpp" in f"{failed.value.what} {failed.value.why} {failed.value.details}"
     assert re.search(r"error: .*absent", log)
     # What only the lean way stumbled over is nobody's mistake.
     assert not re.search(r"error: .*\bnn\b", log)
@@ -151,6 +152,31 @@ def test_another_folder_takes_all_from_the_compiler_cache(
     (second / "deps/torch/nn.h").write_text(TORCH["torch/nn.h"].replace("4", "5"))
     assert build(cached, second, environment).cache["misses"] == 1
     assert objects(first)["unit_1.cpp.o"] != objects(second)["unit_1.cpp.o"]
+
+
+def test_what_was_learned_of_a_unit_spares_the_next_build_the_attempt(
+    spec: CompileSpec, lean_tree: MakeTree, environment: Environment, wrapper: Wrapper, tmp_path: Path
+) -> None:
+    calls = tmp_path / "calls"
+    counting = wrapper(f'[ -z "$unit" ] || echo "$unit" >> {calls}')
+    learning = spec.model_copy(update={"compilers": (counting,), "learned_dir": str(tmp_path / "units")})
+
+    def compiled(tree: Path) -> tuple[list[str], list[str]]:
+        calls.unlink(missing_ok=True)
+        result = build(learning, tree, environment)
+        return list(result.full_headers), sorted(calls.read_text().split())
+
+    sources = {"unit_0": PLAIN, "unit_1": MORE}
+    both, named = ["unit_0.cpp", "unit_1.cpp"], ["csrc/unit_1.cpp"]
+    assert compiled(lean_tree("first", **sources)) == (named, sorted([*both, "unit_1.cpp"]))
+    assert compiled(lean_tree("second", **sources)) == (named, both)
+    # Another content is tried again, and so is everything where the file is damaged.
+    sources["unit_1"] = PLAIN
+    assert compiled(lean_tree("third", **sources)) == ([], both)
+    for file in (tmp_path / "units").glob("full-headers-*.json"):
+        file.write_text('{"full_headers": {"csrc/unit_1.cpp": 3}}')
+    sources["unit_1"] = MORE
+    assert compiled(lean_tree("fourth", **sources)) == (named, sorted([*both, "unit_1.cpp"]))
 
 
 def test_a_compiler_that_was_killed_is_not_taken_for_one_that_lacks_a_header(

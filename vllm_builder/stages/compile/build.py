@@ -90,6 +90,7 @@ def compile_wheel(
         stats = compilercache.arrange(spec, env, tree=tree, state=state)
         stats_offset = stats.stat().st_size if stats is not None and stats.exists() else 0
         totals = compilercache.sccache_totals(env) if spec.compiler_cache == "sccache" else {}
+        leanheaders.foresee(spec, tree, environment)
         command = command_of(spec, environment, tree, fresh)
         if spec.isolate:
             emit(_note("Configuring and compiling with no network at all."))
@@ -136,6 +137,7 @@ def compile_wheel(
             emit(_note(remark, "warning"))
         parts = _left_out(log, offset, tree, facts.members, spec, emit)
         full_headers = leanheaders.full_headers(tree)
+        leanheaders.learn(spec, tree, environment, full_headers)
         for source, error in full_headers.items():
             emit(_note(f"Compiled with torch's own headers, as upstream does: {source} ({error})", "warning"))
         recorded = ninja.finished_edges(ninja.logs(tree))
