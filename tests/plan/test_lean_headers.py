@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 from cuda_machine import Machine
+from cuda_person import Person
 
-from vllm_builder.errors import ContradictionError
+from vllm_builder.errors import BuilderError, ContradictionError, SettingsError
+from vllm_builder.resources import shipped
 from vllm_builder.stages.plan.model import Plan
 
 
@@ -44,8 +46,21 @@ def test_what_the_header_includes_is_part_of_the_digest(machine: Machine) -> Non
     lean = _plan(machine)
     own = machine.folder / "sets"
     own.mkdir()
-    from vllm_builder.resources import shipped
-
     text = (shipped("patches") / "lean-headers.toml").read_text()
     (own / "lean-headers.toml").write_text(text.replace("#include <torch/types.h>\n", ""))
     assert _plan(machine, patches=(own,)).digest != lean.digest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "told"),
+    [
+        (("--arch", "10.0", "--all", "--units", "3"), ContradictionError, "--units"),
+        (("--arch", "10.0", "--no-lean-headers"), SettingsError, "--no-lean-headers"),
+        (("--arch", "10.0", "--without-patch", "lean-headers"), SettingsError, "--without-patch"),
+    ],
+)
+def test_there_must_be_something_to_prove(
+    person: Person, arguments: tuple[str, ...], error: type[BuilderError], told: str
+) -> None:
+    person.machine.toolkit("13.0")
+    assert told in person.fails(error, "prove-lean", *arguments)

@@ -61,7 +61,11 @@ def prove_lean(
     from vllm_builder.stages.plan.steps import default_cache, source_request
 
     if all_ and units:
-        raise ContradictionError("--all and --units exclude each other.", next="Leave one of the two out.")
+        raise ContradictionError(
+            "--all and --units exclude each other.",
+            why="One asks for every unit, the other for some.",
+            next="Leave one of the two out.",
+        )
     emit = screen.listener(verbose=verbose, quiet=quiet)
     plan, settings = decide(gather(given(options), dict(os.environ)), emit=emit)
     found = prove(

@@ -325,6 +325,7 @@ def _disabled(settings: Settings, sets: Mapping[str, PatchSet]) -> tuple[str, ..
     if LEAN in settings.with_patch:
         raise ContradictionError(
             f"The patch set {LEAN} is asked for with --with-patch and switched off with --no-lean-headers.",
+            why="Both decide whether it takes part.",
             next="Leave one of the two out.",
         )
     return (*settings.without_patch, LEAN)
