@@ -19,6 +19,7 @@ from vllm_builder.stages.compile.leanheaders import include_option
 from vllm_builder.stages.compile.model import Compiler, CompileResult, CompileSpec
 from vllm_builder.stages.environment.model import Environment
 from vllm_builder.stages.patch import apply, load, select
+from vllm_builder.stages.patch.operations import paths_of
 
 MakeTree = Callable[..., Path]
 Wrapper = Callable[[str], Compiler]
@@ -177,6 +178,31 @@ def test_what_was_learned_of_a_unit_spares_the_next_build_the_attempt(
         file.write_text('{"full_headers": {"csrc/unit_1.cpp": 3}}')
     sources["unit_1"] = MORE
     assert compiled(lean_tree("fourth", **sources)) == (named, sorted([*both, "unit_1.cpp"]))
+
+
+def test_a_unit_that_the_patch_set_names_is_compiled_with_torchs_own_headers_at_once(
+    spec: CompileSpec, lean_tree: MakeTree, environment: Environment, wrapper: Wrapper, tmp_path: Path
+) -> None:
+    calls = tmp_path / "calls"
+    counting = wrapper(f'[ -z "$unit" ] || echo "$unit" >> {calls}')
+    tree = lean_tree(unit_0=PLAIN, unit_1=MORE)
+    named = "csrc/unit_1.cpp\tlayers() is used\ncsrc/unit_10.cpp\tno such unit\n"
+    (tree / "cmake/lean-headers/full-headers.tsv").write_text(named)
+    result = build(spec.model_copy(update={"compilers": (counting,)}), tree, environment)
+    assert result.full_headers == {"csrc/unit_1.cpp": "layers() is used"}
+    assert sorted(calls.read_text().split()) == ["unit_0.cpp", "unit_1.cpp"]
+
+
+def test_the_patch_set_names_units_by_release() -> None:
+    sets = {"lean-headers": load([shipped("patches")])["lean-headers"]}
+
+    def named(release: str) -> bool:
+        steps = select(sets, release=release, device="cuda", facts={"torch": "2.9.1"}).steps
+        return any(paths_of(step.operation) == ("cmake/lean-headers/full-headers.tsv",) for step in steps)
+
+    assert [named(release) for release in ("0.10.2", "0.11.0", "0.14.1", "0.21.0", "0.22.0")] == [
+        *(False, True, True, True, False)
+    ]
 
 
 def test_a_compiler_that_was_killed_is_not_taken_for_one_that_lacks_a_header(

@@ -54,7 +54,7 @@ def foresee(spec: CompileSpec, tree: Path, environment: Environment) -> None:
     place = tree / "build" / "vllm-builder" / "full-headers.tsv"
     known = _read(spec, tree, environment)
     lines = [
-        f"{tree / name}\t{error}\n"
+        f"{name}\t{error}\n"
         for name, (content, error) in sorted(known.items())
         if content and content == schedule.content(tree / name)
     ]
