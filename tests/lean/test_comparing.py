@@ -169,6 +169,26 @@ def test_another_choice_of_what_to_inline_is_told_apart_from_another_meaning(pro
     assert "_Z1fi" in proof.inlined_otherwise
 
 
+def test_code_that_only_the_lean_object_holds() -> None:
+    def of(*defined: str, strong: str = "", undefined: str = "") -> code.Code:
+        return code.Code({name: ["1"] for name in defined}, {strong} - {""}, {undefined} - {""})
+
+    # Nothing of the full object mentions it, so nothing that is the same in both refers to it.
+    assert code.differences(of("f", "g"), of("f", "h")) == []
+    assert code.differences(of("f", "g", strong="g"), of("f")) == [
+        *("g is only in the lean object", "g became visible")
+    ]
+    assert code.differences(of("f", "g"), of("f", undefined="g")) == ["g is only in the lean object"]
+    assert code.differences(of("f", undefined="g"), of("f", "g")) == ["g is wanted from elsewhere"]
+
+
+def test_what_runs_when_the_library_is_loaded_may_only_become_less(prove: Prove) -> None:
+    runs = "__attribute__((constructor)) static void early() {}\n"
+    assert prove(USUAL, runs).verdict == "same"
+    proof = prove(USUAL, lean="#include <ATen/ATen.h>\n" + runs)
+    assert any("when the library is loaded" in line for line in proof.differences)
+
+
 def test_files_are_told_apart_in_preprocessed_text() -> None:
     full = ['# 1 "a.cpp"', "int a;", '# 1 "/t/b.h" 1', "int b;", "", '# 3 "a.cpp" 2', "int c;"]
     assert text.by_file(full) == {"a.cpp": ["int a;", "int c;"], "/t/b.h": ["int b;"]}

@@ -47,7 +47,9 @@ def prove_unit(unit: Unit, room: Path, environ: Mapping[str, str]) -> UnitProof:
     lean_code, full_code = code.read(room / "lean/unit.o"), code.read(room / "full/unit.o")
     apart = code.differences(lean_code, full_code)
     inlined: list[str] = []
-    if apart:
+    if apart and found:
+        found += apart
+    elif apart:
         # Without optimisation a function's code depends on nothing but what it says and on what that means.
         for way in (True, False):
             command = unit.unoptimised(_folder(room, lean=way), environ, lean=way)
