@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+from vllm_builder import publication
 from vllm_builder.cache import Cache, Workspace
 from vllm_builder.errors import SettingsError
 from vllm_builder.events import Emit, ignore
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from vllm_builder.bundling import Bundle
     from vllm_builder.pipeline import BuildResult
     from vllm_builder.stages.plan.model import Plan
+    from vllm_builder.stages.publish import PublishResult
     from vllm_builder.stages.smoke import SmokeReport
     from vllm_builder.stages.verify.model import Comparison, Inspection, Report
 
@@ -65,7 +67,9 @@ def decide(
 ) -> tuple[Plan, Settings]:
     """The plan of some settings, made anew or with what a bundle holds; and the settings that count."""
     environ = dict(os.environ if environ is None else environ)
-    if layers.resolve().settings.bundle is None:
+    given = layers.resolve().settings
+    publication.check_given(given, layers.command_line)
+    if given.bundle is None:
         if "version" not in {**layers.command_line, **layers.environment}:
             raise SettingsError("Which release?", next="Give VERSION (v0.9.2, latest), or --bundle FILE.")
         return make_plan(layers, environ=environ, emit=emit)
@@ -113,12 +117,15 @@ def build(
 def obey(
     made: Plan, settings: Settings, *, environ: Mapping[str, str] | None = None, emit: Emit = ignore
 ) -> BuildResult:
-    """Carry out a plan with the folders that the settings name."""
+    """Carry out a plan with the folders that the settings name, and publish the wheel where they say so."""
     from vllm_builder.pipeline import run
 
-    return run(
+    environ = dict(os.environ if environ is None else environ)
+    publication.check(settings, environ)
+    cache = default_cache(settings)
+    result = run(
         made,
-        cache=default_cache(settings),
+        cache=cache,
         workspace=workspace_of(settings),
         out=settings.out.expanduser().absolute() if settings.out else None,
         environ=environ,
@@ -128,6 +135,59 @@ def obey(
         force=settings.force,
         emit=emit,
     )
+    if settings.publish is None:
+        return result
+    published = publication.publish_built(result, settings, cache=cache, environ=environ, emit=emit)
+    return result.model_copy(update={"published": published})
+
+
+def publish(
+    *wheels: Path | str,
+    to: Path | str,
+    channel: Sequence[str] = (),
+    variant: str = "",
+    group: str = "",
+    expects: Sequence[str] = (),
+    no_verify: str | None = None,
+    provenance: bool = True,
+    sign_key: Path | str | None = None,
+    builder_id: str = "",
+    simple_url: str = "",
+    offline: bool = False,
+    cache_dir: Path | str | None = None,
+    environ: Mapping[str, str] | None = None,
+    emit: Emit = ignore,
+) -> PublishResult:
+    """Publish finished wheels: verified, with their provenance, all of them in one transaction.
+
+    Args:
+        to: a folder, ``s3://bucket/prefix``, or the address of an upload server.
+        no_verify: why the wheels are not verified; kept in the index.
+        cache_dir: of what verifying keeps; by default as for builds.
+        environ: where credentials are looked for, by default that of the process.
+
+    The others are fields of :class:`~vllm_builder.stages.publish.PublishRequest`, and errors are those of
+    :func:`vllm_builder.stages.publish.publish`.
+    """
+    from vllm_builder.stages.publish import PublishRequest
+    from vllm_builder.stages.publish import publish as carry_out
+
+    environ = dict(os.environ if environ is None else environ)
+    request = PublishRequest(
+        wheels=tuple(Path(wheel) for wheel in wheels),
+        to=os.fspath(to),
+        channels=(channel,) if isinstance(channel, str) else tuple(channel),
+        variant=variant,
+        group=group,
+        expects=tuple(expects),
+        no_verify=no_verify,
+        provenance=provenance,
+        sign_key=Path(sign_key) if sign_key is not None else None,
+        builder_id=builder_id,
+        simple_url=simple_url,
+        offline=offline,
+    )
+    return carry_out(request, cache=_cache(cache_dir, environ), environ=environ, emit=emit)
 
 
 def inspect(wheel: Path | str, *, libraries: bool = True, emit: Emit = ignore) -> Inspection:
@@ -262,7 +322,7 @@ def workspace_of(settings: Settings) -> Workspace:
     return Workspace(settings.workspace.expanduser().absolute())
 
 
-_TEXTS = ("recipe", "cuda", "python", "source", "git_url", "torch_index")
+_TEXTS = ("recipe", "cuda", "python", "source", "git_url", "torch_index", "publish")
 """Settings that are a word or a path: a path object is taken for what it says."""
 
 
@@ -274,7 +334,9 @@ def _path_text(name: str, path: str) -> str:
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for name, value in options.items():
-        if name in ("arch", "patches", "with_patch", "without_patch") and isinstance(value, str | Path):
+        if name in ("arch", "patches", "with_patch", "without_patch", "channel") and isinstance(
+            value, str | Path
+        ):
             out[name] = (value,)
         else:
             out[name] = tuple(value) if isinstance(value, list) else value

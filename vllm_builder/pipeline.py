@@ -24,6 +24,7 @@ from vllm_builder.model import Model
 from vllm_builder.proof import build_record, prove
 from vllm_builder.stages.compile.model import CompileResult
 from vllm_builder.stages.plan.model import Plan
+from vllm_builder.stages.publish.model import PublishResult
 from vllm_builder.stages.source.model import SourceRequest
 from vllm_builder.stages.store import CompileFacts, Entry, Record, Store, WheelFile, deliver, now
 from vllm_builder.stages.vendor.model import Sources
@@ -33,7 +34,7 @@ _SMALLEST_FREE = {"empty": 150 << 20, "cpu": 300 << 20, "cuda": 4 << 30}
 
 
 class BuildResult(Model):
-    """``wheel`` is the person's copy; ``from_store`` says that nothing was compiled."""
+    """``wheel`` is the person's copy; ``from_store`` says that nothing was compiled; ``published`` what became of it."""
 
     digest: str
     wheel: Path
@@ -41,6 +42,7 @@ class BuildResult(Model):
     from_store: bool
     seconds: float
     record: Record
+    published: PublishResult | None = None
 
 
 class _Steps:

@@ -8,7 +8,8 @@ import click
 
 from vllm_builder import __version__
 from vllm_builder.cli import screen
-from vllm_builder.cli.options import given, settings_options
+from vllm_builder.cli.groups import LazyGroup
+from vllm_builder.cli.options import PUBLISHING, given, settings_options
 
 _LAZY = {
     "doctor": ("vllm_builder.cli.doctor", "doctor"),
@@ -20,29 +21,18 @@ _LAZY = {
     "compare": ("vllm_builder.cli.compare", "compare"),
     "smoke": ("vllm_builder.cli.smoke", "smoke"),
     "prove-lean": ("vllm_builder.cli.provelean", "prove_lean"),
+    "index": ("vllm_builder.cli.index", "index"),
     "cache": ("vllm_builder.cli.cache", "cache"),
     "recipes": ("vllm_builder.cli.data", "recipes"),
     "patches": ("vllm_builder.cli.data", "patches"),
 }
 
 
-class _Group(click.Group):
-    """A group that imports a command's module when the command is asked for."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*super().list_commands(ctx), *_LAZY]
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in _LAZY:
-            return super().get_command(ctx, name)
-        from importlib import import_module
-
-        module, attribute = _LAZY[name]
-        command: click.Command = getattr(import_module(module), attribute)
-        return command
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=LazyGroup,
+    lazy=_LAZY,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(__version__, prog_name="vllm-builder")
 def cli() -> None:
     """Build vLLM wheels from source: for your torch, your CUDA, your GPU."""
@@ -102,6 +92,10 @@ def build(json_: bool, verbose: bool, quiet: bool, **options: Any) -> None:
         )
         for part in result.record.compile.left_out:
             click.echo(f"left out: {part}", err=True)
+        if result.published is not None:
+            for one in result.published.wheels:
+                where = f"{one.variant}: {', '.join(one.channels)}" if one.channels else one.filename
+                click.echo(f"{one.outcome} in {result.published.to} ({where})", err=True)
     click.echo(str(result.wheel))
 
 
@@ -128,7 +122,7 @@ def plan(json_: bool, verbose: bool, quiet: bool, explain_against: str | None, *
 
 
 @cli.command()
-@settings_options(without=("out",), version_required=False)
+@settings_options(without=("out", *PUBLISHING), version_required=False)
 @click.option("--dest", required=True, metavar="DIR", help="Where the tree is put; must not exist")
 @_with_verbosity
 @json_option
@@ -142,7 +136,7 @@ def source(json_: bool, verbose: bool, quiet: bool, dest: str, **options: Any) -
 
 
 @cli.command()
-@settings_options(without=("out", "force"), version_required=False)
+@settings_options(without=("out", "force", *PUBLISHING), version_required=False)
 @_with_verbosity
 @json_option
 def environment(json_: bool, verbose: bool, quiet: bool, **options: Any) -> None:

@@ -10,12 +10,15 @@ import click
 
 from vllm_builder.cli import screen
 from vllm_builder.cli.app import json_option
-from vllm_builder.cli.options import given, settings_options
+from vllm_builder.cli.options import PUBLISHING, given, settings_options
 
 
 @click.command()
 @settings_options(
-    without=("out", "force", "bundle", "allow_differences", "workspace", "jobs", "nvcc_threads", "isolate")
+    without=(
+        *("out", "force", "bundle", "allow_differences", "workspace", "jobs", "nvcc_threads", "isolate"),
+        *PUBLISHING,
+    )
 )
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="FILE",

@@ -9,14 +9,16 @@ import click
 
 from vllm_builder.cli import screen
 from vllm_builder.cli.app import json_option
-from vllm_builder.cli.options import given, settings_options
+from vllm_builder.cli.options import PUBLISHING, given, settings_options
 from vllm_builder.doctor.model import Check
 
 _MARKS = {"good": ("ok", "green"), "note": ("-", "dim"), "warning": ("!", "yellow"), "problem": ("X", "red")}
 
 
 @click.command()
-@settings_options(without=("out", "force", "bundle", "allow_differences"), version_required=False)
+@settings_options(
+    without=("out", "force", "bundle", "allow_differences", *PUBLISHING), version_required=False
+)
 @json_option
 def doctor(json_: bool, **options: Any) -> None:
     """What this machine has for a build, and what to do about what it lacks; with VERSION also a plan."""

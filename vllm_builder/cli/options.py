@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from vllm_builder.settings.layers import PREFIX, parse_pairs
+from vllm_builder.settings.model import PUBLISHING as PUBLISHING_FIELDS
 from vllm_builder.settings.model import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -41,8 +42,17 @@ _METAVAR = {
     "workspace": "DIR",
     "out": "DIR",
     "cache_dir": "DIR",
+    "publish": "TO",
+    "channel": "NAME",
+    "variant": "NAME",
+    "sign_key": "FILE",
+    "builder_id": "URI",
+    "simple_url": "URL",
 }
 _FLAG_NAMES = {"parameters": "--parameter", "variables": "--variable", "externals": "--external"}
+
+
+PUBLISHING = tuple(name for name in Settings.model_fields if name in PUBLISHING_FIELDS)
 
 
 def settings_options(*, without: tuple[str, ...] = (), version_required: bool = True) -> Callable[[F], F]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from vllm_builder.stages.verify.model import Report
+    from vllm_builder.stages.verify.model import Finding, Report
 
 _MARKS = {"error": ("X", "bold red"), "warning": ("!", "yellow"), "info": ("-", "dim")}
 _WIDTH = 110
@@ -119,21 +120,22 @@ def show(report: Report, *, verbose: bool = False) -> None:
             console.print(_answers(report))
         if report.findings:
             console.print()
-            console.print(_findings(report, verbose=verbose))
+            console.print(findings_table(report.findings, verbose=verbose))
         console.print()
         _verdict(console, report)
     for line in written.get().splitlines():
         click.echo(line.rstrip())
 
 
-def _findings(report: Report, *, verbose: bool) -> Table:
+def findings_table(findings: Iterable[Finding], *, verbose: bool) -> Table:
+    """What is wrong, where, why it matters, and what to do; remarks in full where ``verbose``."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, show_header=False, show_edge=False)
     for overflow in ("ellipsis", "ellipsis", "fold"):
         table.add_column(overflow=overflow)
-    for finding in report.findings:
+    for finding in findings:
         mark, style = _MARKS[finding.severity]
         table.add_row(Text(mark, style=style), Text(finding.check, style=style), Text(finding.what))
         if finding.severity == "info" and not verbose:

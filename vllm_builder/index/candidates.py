@@ -44,9 +44,8 @@ class Candidate:
     def filename(self) -> str:
         return self.path.name
 
-    @property
-    def key(self) -> str:
-        return layout.wheel_key(self.project, self.version, self.sha256, self.filename)
+    def key(self, generation: int = 0) -> str:
+        return layout.wheel_key(self.project, self.version, self.sha256, self.filename, generation)
 
 
 def read_candidate(path: Path, *, channels: Iterable[str] = (), variant: str = "") -> Candidate:
@@ -59,7 +58,8 @@ def read_candidate(path: Path, *, channels: Iterable[str] = (), variant: str = "
 
     Raises:
         WheelError: it is no wheel, or its METADATA is of another name or version than its file name.
-        PublishRefused: its version or name cannot be part of an address, or the variant cannot be told.
+        PublishRefused: its version or name cannot be part of an address, the variant cannot be told, or a channel is
+            that of another version.
         SettingsError: a channel or variant cannot be a folder.
     """
     with open_wheel(path) as wheel:
@@ -69,6 +69,8 @@ def read_candidate(path: Path, *, channels: Iterable[str] = (), variant: str = "
         public = wheel.version.public
         facts = _facts(record, metadata.summary)
         wanted = tuple(layout.channel_name(one) for one in channels)
+        for one in wanted:
+            layout.suits(one, str(wheel.version), path.name)
         if not wanted:
             wanted = ("nightly" if wheel.version.is_prerelease else "release",)
         own = {layout.channel_name(public.replace("!", "-"))}

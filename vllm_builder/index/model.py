@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, StringConstraints
+from pydantic import AfterValidator, Field, GetCoreSchemaHandler, StringConstraints
+from pydantic_core import CoreSchema, core_schema
 
 from vllm_builder.index import layout
 from vllm_builder.model import Model
@@ -15,13 +15,38 @@ from vllm_builder.model import Model
 SCHEMA: Final = 1
 
 
+class _Utc:
+    """Checked where pydantic is compiled: thousands of files are read for one that is published."""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        aware = core_schema.datetime_schema(tz_constraint="aware")
+        return core_schema.json_or_python_schema(
+            json_schema=core_schema.datetime_schema(tz_constraint=0),
+            python_schema=core_schema.no_info_after_validator_function(_utc, aware),
+        )
+
+
 def _utc(value: datetime) -> datetime:
-    if value.tzinfo is None:
-        raise ValueError("a time of an index has a time zone")
     return value.astimezone(UTC)
 
 
-Time = Annotated[datetime, AfterValidator(_utc)]
+Time = Annotated[datetime, _Utc()]
+"""In UTC."""
+# Names become parts of keys, and a manifest may have been written by anybody who may write there.
+_Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9](\.?[a-z0-9_-])*$", max_length=100)]
+
+
+def _folder(value: str) -> str:
+    if value in layout.RESERVED:
+        raise ValueError("it cannot be a folder of an index")
+    return value
+
+
+Folder = Annotated[_Name, AfterValidator(_folder)]
+"""A channel or a variant."""
+Project = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=200)]
+Version = Annotated[str, StringConstraints(pattern=r"^(\d+!)?[0-9a-z]+([.+][0-9a-z]+)*$", max_length=200)]
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+!-]*\.whl$", max_length=255)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -64,15 +89,18 @@ class Yanked(Model):
 class File(Model):
     """One wheel. ``size`` in bytes; ``version`` with its local part; ``project`` normalised (PEP 503)."""
 
-    filename: str
-    project: str
-    version: str
+    filename: FileName
+    project: Project
+    version: Version
     sha256: Sha256
+    generation: Annotated[int, Field(ge=0)] = 0
+    """How often this content was deleted from the index before; see :func:`layout.wheel_key`."""
     size: int
     uploaded: Time
+    """When it appeared in the index; never before a file that appeared earlier."""
     metadata_sha256: Sha256
     requires_python: str = ""
-    channels: tuple[str, ...]
+    channels: tuple[_Name, ...]
     """Sorted. ``nightly``, ``0.9.2``, a commit."""
     yanked: Yanked | None = None
     provenance_sha256: str = ""
@@ -83,7 +111,13 @@ class File(Model):
 
     @property
     def key(self) -> str:
-        return layout.wheel_key(self.project, self.version, self.sha256, self.filename)
+        return layout.wheel_key(self.project, self.version, self.sha256, self.filename, self.generation)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The wheel and all that lies beside it."""
+        beside = (self.provenance_key,) if self.provenance_sha256 else ()
+        return (self.key, self.metadata_key, *beside)
 
     @property
     def metadata_key(self) -> str:
@@ -94,19 +128,26 @@ class File(Model):
         return self.key + layout.PROVENANCE
 
 
+def _free_channels(files: tuple[File, ...]) -> tuple[File, ...]:
+    """All at once: a check of each would cost more than all the rest of reading."""
+    for channel in {channel for channels in {file.channels for file in files} for channel in channels}:
+        _folder(channel)
+    return files
+
+
 class Shard(Model):
     """All files of one project in one variant, by file name."""
 
     schema_version: int = SCHEMA
-    project: str
-    variant: str
+    project: Project
+    variant: Folder
     revision: int
-    files: tuple[File, ...] = ()
+    files: Annotated[tuple[File, ...], AfterValidator(_free_channels)] = ()
 
 
 class ShardRef(Model):
-    project: str
-    variant: str
+    project: Project
+    variant: Folder
     sha256: Sha256
     """Of the shard's bytes, and its name."""
     revision: int
@@ -121,8 +162,8 @@ class ShardRef(Model):
 class Staged(Model):
     """A file of a group that is not whole yet."""
 
-    variant: str
-    file: File
+    variant: Folder
+    file: Annotated[File, AfterValidator(lambda file: _free_channels((file,))[0])]
 
 
 class Group(Model):
@@ -132,6 +173,22 @@ class Group(Model):
     """Variants that must be there."""
     begun: Time
     staged: tuple[Staged, ...] = ()
+    present: tuple[str, ...] = ()
+    """Variants of which the group's wheel is in the index already."""
+
+
+class Superseded(Model):
+    """A shard that a change replaced; those who read an older root still want it for a while."""
+
+    key: str
+    at: Time
+
+
+class Gone(Model):
+    """Content that was deleted, or is being deleted: up to that generation, nothing may be entered under its keys."""
+
+    generation: int
+    at: Time
 
 
 class Root(Model):
@@ -144,20 +201,36 @@ class Root(Model):
     """Never goes backwards, whatever a publisher's clock says."""
     shards: tuple[ShardRef, ...] = ()
     groups: Mapping[str, Group] = {}
+    gone: Mapping[str, Gone] = {}
+    """By SHA-256."""
+    superseded: tuple[Superseded, ...] = ()
+    """Shards that may still be read, oldest first."""
+
+    def generation(self, sha256: str) -> int:
+        """The one under which content may be entered."""
+        return self.gone[sha256].generation + 1 if sha256 in self.gone else 0
+
+    def is_gone(self, key: str) -> bool:
+        """Whether a key of a wheel, or beside one, may be deleted: nobody enters it any more."""
+        content = layout.content_of(key)
+        return content is not None and content[1] < self.generation(content[0])
 
 
 class Page(Model):
     """A page that has to be made anew; ``project`` empty: the list of projects."""
 
-    channel: str
-    variant: str
-    project: str = ""
+    channel: Folder
+    variant: Folder
+    project: Project | Literal[""] = ""
 
 
 class Entry(Model):
     """A change whose pages may not be written yet (``journal/``)."""
 
     begun: Time
+    base: int = -1
+    """The revision that was to be replaced. As long as the index has it, this change may still be made; later, it
+    either was made or never will be."""
     pages: tuple[Page, ...]
     versions: tuple[str, ...] = ()
     """``PROJECT VERSION`` whose part of the landing page has to be made anew."""
@@ -165,7 +238,21 @@ class Entry(Model):
     """Keys to be deleted once the pages no longer name them."""
 
 
+class Published(Model):
+    """What became of one wheel: ``published``, ``unchanged`` (it was there), or ``staged`` (its group is not whole)."""
+
+    filename: str
+    project: str
+    version: str
+    variant: str
+    channels: tuple[str, ...]
+    sha256: str
+    size: int
+    outcome: str
+    waits_for: tuple[str, ...] = ()
+    """Variants that the group still lacks."""
+
+
 def to_bytes(value: Model) -> bytes:
-    """Compact, sorted, the same for the same value."""
-    dumped = value.model_dump(mode="json", exclude_defaults=False)
-    return (json.dumps(dumped, sort_keys=True, ensure_ascii=False, separators=(",", ":")) + "\n").encode()
+    """Compact, the same for the same value."""
+    return (value.model_dump_json() + "\n").encode()

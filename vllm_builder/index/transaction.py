@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import Final
 
@@ -14,7 +14,8 @@ from vllm_builder.index.model import Entry
 from vllm_builder.index.storage.base import Storage
 
 _SETTLED: Final = timedelta(minutes=2)
-"""After which a change counts as left behind. Finishing one that is still at work harms nothing."""
+"""After which a change counts as left behind. Finishing one that is still at work costs time and harms nothing."""
+_NOW: Final = timedelta(0)
 
 
 def change(storage: Storage, what: Callable[[Draft], None], *, clock: Clock = utc_now) -> Snapshot:
@@ -22,12 +23,15 @@ def change(storage: Storage, what: Callable[[Draft], None], *, clock: Clock = ut
 
     Raises:
         see :func:`vllm_builder.index.manifest.commit`; where the pages cannot be written, the change
-        stands and the next one (or ``index rebuild``) writes them.
+        stands, and the same command again (or a later change, or ``index rebuild``) writes them.
     """
     finish_leftovers(storage, clock=clock)
     made = commit(storage, what, clock=clock)
-    if made.entry is not None:
-        _finish(storage, made.snapshot, made.journal, made.entry)
+    if made.entry is None:
+        # Perhaps this is the second time, and the first one did not come to its pages.
+        finish_leftovers(storage, older=_NOW, clock=clock)
+    else:
+        _finish(storage, made.snapshot, {made.journal: made.entry})
     return made.snapshot
 
 
@@ -37,30 +41,68 @@ def finish_leftovers(storage: Storage, *, older: timedelta = _SETTLED, clock: Cl
     Returns:
         how many there were.
     """
-    done = 0
-    for found in list(storage.list(layout.JOURNAL)):
-        blob = storage.read(found.key)
+    now = clock().timestamp()
+    # A time that is far from now in either direction: the clocks may differ, and a journal must not wait for ever.
+    keys = [
+        one.key for one in storage.list(layout.JOURNAL) if abs(now - one.modified) >= older.total_seconds()
+    ]
+    if not keys:
+        return 0
+    found = _read(storage, keys)
+    snapshot = load(storage)
+    if snapshot is None:
+        return 0
+    # A change whose base is the present revision may be made in the next moment: its journal must not go before.
+    found = {key: entry for key, entry in found.items() if entry.base < snapshot.root.revision}
+    if found:
+        _finish(storage, snapshot, found)
+    return len(found)
+
+
+def _read(storage: Storage, keys: list[str]) -> dict[str, Entry]:
+    found = {}
+    for key in keys:
+        blob = storage.read(key)
         if blob is None:
             continue
         try:
-            entry = Entry.model_validate_json(blob.data)
+            found[key] = Entry.model_validate_json(blob.data)
         except ValidationError:
             continue  # ``check`` tells of it
-        if clock() - entry.begun < older and entry.begun <= clock():
-            continue
-        snapshot = load(storage)
-        if snapshot is not None:
-            _finish(storage, snapshot, found.key, entry)
-            done += 1
-    return done
+    return found
 
 
-def _finish(storage: Storage, snapshot: Snapshot, journal: str, entry: Entry) -> None:
-    pages.write(storage, snapshot, entry.pages)
-    landing.write(storage, snapshot, entry.versions)
-    if entry.delete:
-        kept = {
-            key for _, file in snapshot.files() for key in (file.key, file.metadata_key, file.provenance_key)
-        }
-        storage.delete(key for key in entry.delete if key not in kept)
-    storage.delete([journal])
+def _finish(storage: Storage, snapshot: Snapshot, entries: Mapping[str, Entry]) -> None:
+    _write_pages(storage, snapshot, entries)
+    doomed = tuple(dict.fromkeys(key for entry in entries.values() for key in entry.delete))
+    if any(key.startswith(layout.FILES) for key in doomed):
+        # A change before this one that was left behind may have taken a file off a page that still names it.
+        others = _read(storage, [one.key for one in storage.list(layout.JOURNAL) if one.key not in entries])
+        _write_pages(
+            storage,
+            snapshot,
+            {key: entry for key, entry in others.items() if entry.base < snapshot.root.revision},
+        )
+    storage.delete(_unnamed(snapshot, doomed))
+    storage.delete(entries)
+
+
+def _write_pages(storage: Storage, snapshot: Snapshot, entries: Mapping[str, Entry]) -> None:
+    made = tuple(dict.fromkeys(page for entry in entries.values() for page in entry.pages))
+    pages.write(storage, snapshot, made)
+    landing.write(
+        storage, snapshot, dict.fromkeys(one for entry in entries.values() for one in entry.versions), made
+    )
+
+
+def _unnamed(snapshot: Snapshot, doomed: Iterable[str]) -> Iterator[str]:
+    """What of a change may be deleted, whoever does it and however late.
+
+    The change may never have come about (its publisher was ended between journal and root), so the entry alone is no
+    leave to delete: the root has to say that a wheel is gone, and then nobody enters it again.
+    """
+    root = snapshot.root
+    shards = {ref.key for ref in root.shards}
+    for key in doomed:
+        if root.is_gone(key) or (key.startswith(layout.MANIFEST) and key not in {layout.ROOT, *shards}):
+            yield key

@@ -59,7 +59,7 @@ def prove_unit(unit: Unit, room: Path, environ: Mapping[str, str]) -> UnitProof:
         if not found:
             found += code.differences(code.read(room / "lean/unit.o"), code.read(room / "full/unit.o"))
         if not found:
-            inlined = [one.removesuffix(" differs") for one in apart]
+            inlined = [one.removesuffix(" differs") for one in apart if one.endswith(" differs")]
     found += other
     return UnitProof(
         unit=unit.name,

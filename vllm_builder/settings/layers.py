@@ -21,7 +21,10 @@ from vllm_builder.settings.recipe import Choices, available, load_recipe, read_s
 PREFIX = "VLLM_BUILDER_"
 SETTINGS_FILE = "vllm-builder.toml"
 _NOT_SETTINGS = {
-    *("VLLM_BUILDER_CONFIG", "VLLM_BUILDER_TEST_CACHE", "VLLM_BUILDER_GIT_TIMEOUT", "VLLM_BUILDER_TRACEBACK")
+    *("VLLM_BUILDER_CONFIG", "VLLM_BUILDER_TEST_CACHE", "VLLM_BUILDER_GIT_TIMEOUT", "VLLM_BUILDER_TRACEBACK"),
+    # Secrets: read where they are used, and never part of the settings, which are shown.
+    *("VLLM_BUILDER_PUBLISH_USERNAME", "VLLM_BUILDER_PUBLISH_PASSWORD", "VLLM_BUILDER_PUBLISH_TOKEN"),
+    "VLLM_BUILDER_SIGN_PASSPHRASE",
 }
 _LISTS = {name for name, info in Settings.model_fields.items() if str(info.annotation).startswith("tuple[")}
 _TABLES = {"variables", "parameters", "externals"}
@@ -73,7 +76,7 @@ class Layers:
             first = problem.errors(include_url=False)[0]
             name = str(first["loc"][0])
             raise SettingsError(
-                f"{name.replace('_', '-')} = {values.get(name)!r} cannot be used.",
+                f"{name.replace('_', '-')} = {_quoted(values.get(name))} cannot be used.",
                 why=f"{_plain(first['msg'])} The value comes from: {origins.get(name, '?')}.",
                 next=f"{name.replace('_', '-')}: {_help(name)}.",
             ) from None
@@ -90,6 +93,11 @@ def _merge(values: dict[str, Any], origins: dict[str, str], name: str, value: An
     else:
         values[name] = value
         origins[name] = origin
+
+
+def _quoted(value: object) -> str:
+    """As it was given, unless there may be a password in it."""
+    return "(an address with credentials)" if isinstance(value, str) and "@" in value else repr(value)
 
 
 def _plain(message: str) -> str:

@@ -78,6 +78,15 @@ def _version_word(value: object) -> object:
     return text
 
 
+def _address(value: object) -> object:
+    # A password in an address would be seen in lists of processes, in logs and in plans.
+    if isinstance(value, str) and "://" in value and "@" in value:
+        raise ValueError(
+            "It holds a user name or a password, which belong into the environment, netrc or a keyring"
+        )
+    return value
+
+
 class Settings(Model):
     """Everything that can be chosen. Every field but ``version`` has a default."""
 
@@ -181,9 +190,38 @@ class Settings(Model):
     )
     refresh: bool = Field(False, description="Ask the network again where an answer is remembered")
     force: bool = Field(False, description="Build even when the wheel is in the store")
+    publish: Annotated[str | None, BeforeValidator(_address)] = Field(
+        None,
+        description="Publish the wheel to this index: a folder, s3://bucket/prefix, or the https:// address of an "
+        "upload server",
+    )
+    channel: tuple[str, ...] = Field(
+        (),
+        description="With --publish: channel of the index (default: release, nightly for a pre-release; may be repeated)",
+    )
+    variant: str | None = Field(
+        None, description="With --publish: variant of the index (default: cu130, cpu, ... as it was built)"
+    )
+    sign_key: Path | None = Field(
+        None,
+        description="With --publish: private key (PEM) that signs the wheel's provenance; opened with "
+        "VLLM_BUILDER_SIGN_PASSPHRASE",
+    )
+    builder_id: str | None = Field(
+        None,
+        description="With --publish: URI of who builds, for the provenance (default: vllm-builder's own)",
+    )
+    simple_url: Annotated[str | None, BeforeValidator(_address)] = Field(
+        None,
+        description="With --publish to a server: where its pages are (default: where known servers have them)",
+    )
 
 
-HELD_BY_FILES = frozenset(Settings.model_fields) - {
-    *("version", "recipe", "force", "refresh", "bundle", "allow_differences")
-}
-"""Fields that recipes and settings files may set (a settings file may also set ``recipe``)."""
+PUBLISHING = frozenset({"publish", "channel", "variant", "sign_key", "builder_id", "simple_url"})
+"""Fields that say what becomes of a finished wheel; a recipe, which is an input of the wheel, cannot set them."""
+HELD_BY_FILES = (
+    frozenset(Settings.model_fields)
+    - {*("version", "recipe", "force", "refresh", "bundle", "allow_differences")}
+    - PUBLISHING
+)
+"""Fields that recipes and settings files may set (a settings file may also set ``recipe`` and :data:`PUBLISHING`)."""

@@ -47,3 +47,9 @@ class Options(TypedDict, total=False):
     isolate: bool
     refresh: bool
     force: bool
+    publish: Path | str | None
+    channel: Sequence[str]
+    variant: str | None
+    sign_key: Path | str | None
+    builder_id: str | None
+    simple_url: str | None

@@ -17,7 +17,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from vllm_builder.errors import BuilderError, RecipeError, SettingsError, did_you_mean
 from vllm_builder.model import Model
 from vllm_builder.resources import shipped
-from vllm_builder.settings.model import HELD_BY_FILES
+from vllm_builder.settings.model import HELD_BY_FILES, PUBLISHING
 
 _TOO_EARLY = frozenset({"device", "source", "git_url", "cache_dir", "offline", "workspace", "out"})
 """Settings that are needed before the release is known, so no [[when]] table can hold them."""
@@ -123,7 +123,7 @@ def read_settings_file(path: Path) -> Choices:
         SettingsError
     """
     return parse_choices(
-        _read(path, SettingsError), str(path), error=SettingsError, further=frozenset({"recipe"})
+        _read(path, SettingsError), str(path), error=SettingsError, further=PUBLISHING | {"recipe"}
     )
 
 

@@ -23,6 +23,10 @@ class Changed(Exception):
     """The object is not in the state that the token names."""
 
 
+class Altered(Exception):
+    """A file that was to be put in is not, or no longer, the one whose hash was given; nothing was put in."""
+
+
 @dataclass(frozen=True, slots=True)
 class Blob:
     """``data`` may be only the beginning of it, where a limit was given."""
@@ -53,6 +57,9 @@ class Storage(Protocol):
     slash_keys: bool
     """Keys that end in ``/`` can be objects and are what a client asks for (S3): pages are put there, too."""
 
+    at_once: int
+    """How many writes may be under way together: more than one where a write is waiting for a server."""
+
     def read(self, key: str, *, limit: int | None = None) -> Blob | None:
         """None where there is none."""
 
@@ -65,9 +72,15 @@ class Storage(Protocol):
             KeyError: there is none.
         """
 
-    def create(self, key: str, data: bytes | Path, *, content_type: str, cache_control: str) -> None:
-        """Raises:
-        Exists: there is one, whatever its content.
+    def create(
+        self, key: str, data: bytes | Path, *, content_type: str, cache_control: str, sha256: str = ""
+    ) -> None:
+        """Args:
+            sha256: what a file's bytes must hash to; of one that is changed while it is read nothing comes in.
+
+        Raises:
+            Exists: there is one, whatever its content.
+            Altered: see ``sha256``.
         """
 
     def replace(
@@ -75,9 +88,14 @@ class Storage(Protocol):
     ) -> Token:
         """Put ``data`` in place of the state that ``token`` names; None: create.
 
+        Where an answer was lost and the write is tried again, the same content is taken for one's own.
+
         Raises:
-            Changed: somebody else was first.
+            Changed: somebody else was first. After a lost answer also: one's own write was, and then another's.
         """
+
+    def content_type(self, key: str) -> str | None:
+        """As what it is served; None where it is not there, or where it is for a web server to say (a folder)."""
 
     def delete(self, keys: Iterable[str]) -> None:
         """What is not there is no error."""
