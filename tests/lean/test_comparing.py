@@ -237,3 +237,29 @@ def test_a_proof_is_good_only_where_something_was_compared() -> None:
     assert not of("untouched", "falls back")
     assert not of("same", "different")
     assert not of("same", "failed")
+
+
+def test_the_table_names_every_unit_and_what_speaks_against_it(capsys: pytest.CaptureFixture[str]) -> None:
+    from vllm_builder.cli.provelean import show
+
+    way = {"seconds": 9.0, "cpu": 8.0}
+    fast = {"seconds": 5.0, "cpu": 4.0}
+    proofs = [
+        {"unit": "csrc/a.cu", "verdict": "same", "full": way, "lean": fast, "functions": 7,
+         "device_code": {"a.ptx": "1"}, "inlined_otherwise": ["f"]},
+        {"unit": "csrc/b.cu", "verdict": "different", "full": way, "lean": fast, "differences": ["b.ptx differs"]},
+        {"unit": "csrc/c.cu", "verdict": "falls back", "full": way, "lean": fast, "error": "no member nn"},
+        {"unit": "csrc/d.cpp", "verdict": "untouched"},
+    ]  # fmt: skip
+    show(
+        LeanProof.model_validate(
+            {"version": "0.9.2+cu130", "device": "cuda", "torch": "2.11.0", "total": 90, "units": proofs}
+        )
+    )
+    said = capsys.readouterr().out
+    row = next(line for line in said.splitlines() if "csrc/a.cu" in line).split()
+    assert row == ["csrc/a.cu", "8.0", "4.0", "2.00", "1", "6", "of", "7", "same"]
+    assert "csrc/b.cu: b.ptx differs" in said
+    assert "csrc/c.cu: no member nn" in said
+    assert "min 2.00, median 2.00, max 2.00" in said
+    assert "4 of 90 units: 1 same, 1 untouched, 1 falls back, 1 different" in said

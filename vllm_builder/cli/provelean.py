@@ -10,7 +10,7 @@ import click
 
 from vllm_builder.cli import screen
 from vllm_builder.cli.app import json_option, verbosity
-from vllm_builder.cli.options import given, settings_options
+from vllm_builder.cli.options import PUBLISHING, given, settings_options
 
 if TYPE_CHECKING:
     from vllm_builder.lean.model import LeanProof, UnitProof
@@ -19,7 +19,9 @@ _SHOWN = 5
 
 
 @click.command("prove-lean")
-@settings_options(without=("out", "force", "jobs", "compiler_cache", "bundle", "allow_differences"))
+@settings_options(
+    without=("out", "force", "jobs", "compiler_cache", "bundle", "allow_differences", *PUBLISHING)
+)
 @click.option("--all", "all_", is_flag=True, help="Every unit, not a sample")
 @click.option(
     "--units",
@@ -85,12 +87,13 @@ def prove_lean(
     if json_:
         screen.print_json(found.model_dump(mode="json") | {"good": found.good})
     elif not quiet:
-        _show(found)
+        show(found)
     if not found.good:
         raise SystemExit(1)
 
 
-def _show(found: LeanProof) -> None:
+def show(found: LeanProof) -> None:
+    """Print a proof for a person."""
     from rich.table import Table
 
     table = Table(title=f"{found.version}, torch {found.torch}, {', '.join(found.compilers)}", box=None)
