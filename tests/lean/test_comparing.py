@@ -199,6 +199,20 @@ def test_files_are_told_apart_in_preprocessed_text() -> None:
     assert text.differences(other, full, stands_in="/l") == ["a.cpp reads otherwise: int d;"]
 
 
+def test_a_type_that_another_header_of_the_systems_declares_first() -> None:
+    guarded = "typedef int pid_t;"
+    full = ['# 1 "/usr/include/sched.h"', "int a;", '# 1 "/usr/include/types.h"', guarded, "int b;"]
+    lean = ['# 1 "/usr/include/types.h"', "int b;", '# 1 "/usr/include/sched.h"', guarded, "int a;"]
+    assert text.differences(lean, full, stands_in="/l") == []
+    # Not where it is lost, another one, or in a header that is not the system's.
+    lost = [line for line in lean if line != guarded]
+    other = [line.replace("int pid_t", "long pid_t") for line in lean]
+    assert text.differences(lost, full, stands_in="/l")
+    assert text.differences(other, full, stands_in="/l")
+    torch = [[line.replace("/usr/", "/torch/") for line in way] for way in (lean, full)]
+    assert len(text.differences(*torch, stands_in="/l")) == 2
+
+
 def test_an_object_that_is_none_is_said(tmp_path: Path) -> None:
     (tmp_path / "unit.o").write_bytes(b"\x7fELF nothing")
     with pytest.raises(BuilderError, match=r"unit\.o cannot be read"):

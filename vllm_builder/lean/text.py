@@ -7,9 +7,11 @@ a left-out header would have set was asked for, and the lean unit is the full on
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import PurePath
 
+_SYSTEM = re.compile(r"^/usr/(?:local/)?include/")
 _MARKER = re.compile(r'^# (\d+) "((?:[^"\\]|\\.)*)"')
 
 
@@ -36,14 +38,25 @@ def differences(lean: Iterable[str], full: Iterable[str], *, stands_in: str) -> 
         full: the same of the full unit.
         stands_in: folder of the lean headers, which may have no text of their own.
     """
-    all_ = by_file(full)
+    some, all_ = by_file(lean), by_file(full)
     found = []
-    for name, text in by_file(lean).items():
-        if text and text != all_.get(name, []):
-            place = next((t for t, o in zip(text, all_.get(name, []), strict=False) if t != o), "")
-            what = f"reads otherwise: {place[:120]}" if name in all_ else "is not included by the full unit"
-            own = " (a lean header)" if name.startswith(stands_in) else ""
-            found.append(f"{name}{own} {what}")
+    moved_in, moved_out = Counter[str](), Counter[str]()
+    apart = [name for name, text in some.items() if text and text != all_.get(name, [])]
+    for name in some:
+        now, then = Counter(some[name]), Counter(all_.get(name, []))
+        moved_in += now - then
+        moved_out += then - now
+    elsewhere = Counter(line for name, text in all_.items() if name not in some for line in text)
+    for name in apart:
+        text, other = some[name], all_.get(name, [])
+        came, went = Counter(text) - Counter(other), Counter(other) - Counter(text)
+        # C's headers share types (pid_t): the first one included declares it, and that may have been left out.
+        if name in all_ and _SYSTEM.match(name) and came <= moved_out + elsewhere and went <= moved_in:
+            continue
+        place = next((t for t, o in zip(text, other, strict=False) if t != o), "")
+        what = f"reads otherwise: {place[:120]}" if name in all_ else "is not included by the full unit"
+        own = " (a lean header)" if name.startswith(stands_in) else ""
+        found.append(f"{name}{own} {what}")
     return found
 
 
