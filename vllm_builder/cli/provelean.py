@@ -98,7 +98,7 @@ def show(found: LeanProof) -> None:
 
     table = Table(title=f"{found.version}, torch {found.torch}, {', '.join(found.compilers)}", box=None)
     for name in ("unit", "upstream s", "lean s", "ratio", "PTX", "host", "result"):
-        table.add_column(name, justify="left" if name in {"unit", "result"} else "right")
+        table.add_column(name, justify="left" if name in {"unit", "result"} else "right", overflow="fold")
     for proof in found.units:
         table.add_row(*_row(proof))
     screen.console().print(table)
