@@ -45,6 +45,7 @@ def build_record(
         native=native,
         extensions=plan.compile.extensions,
         left_out=left_out,
+        full_headers=tuple(result.full_headers),
         inputs=plan.as_dict()["inputs"],
         expectations=plan.expectations.model_dump(mode="json") if plan.expectations else {},
         tools={name: environment.packages[name] for name in _TOOLS if name in environment.packages},

@@ -155,6 +155,7 @@ def facts_of(result: CompileResult) -> CompileFacts:
         cache=result.cache,
         peak_memory=result.peak_memory,
         left_out=result.left_out,
+        full_headers=result.full_headers,
         isolated=result.isolated,
         attempts=tuple(attempt.model_dump() for attempt in result.attempts),
     )
@@ -233,4 +234,10 @@ def _manifest(
         names = {name for name in archive.namelist() if not name.endswith("/")}
     # With a wheel of another version its own .dist-info comes.
     members = sorted(name for name in names if name not in placed and ".dist-info/" not in name)
-    return Manifest(calls=calls, members=tuple(members), left_out=result.left_out, isolated=result.isolated)
+    return Manifest(
+        calls=calls,
+        members=tuple(members),
+        left_out=result.left_out,
+        full_headers=result.full_headers,
+        isolated=result.isolated,
+    )

@@ -67,11 +67,14 @@ def test_every_release_is_patched_and_nothing_else_is_touched(
 def test_all_that_shipped_sets_read_is_among_the_surveyed_files() -> None:
     sets = load([shipped("patches")])
     beyond = set(patterns_of(sets)) - set(READ_PATTERNS)
-    # Narrower patterns of the same files, one file that is only ever created, and a few sources by name.
+    # Narrower patterns of the same files, files that are only ever created, and a few sources by name.
     sources = {path for path in beyond if path.startswith("csrc/") and path.endswith((".cu", ".cuh"))}
     assert not any("*" in path for path in sources)
     assert beyond - sources == {
         "cmake/cpu_extension.cmake",
+        "cmake/lean-headers/compile.sh",
+        "cmake/lean-headers/full-headers.tsv",
+        "cmake/lean-headers/include/torch/all.h",
         "csrc/numa.h",
         "requirements/**/*.in",
         "requirements/**/*.txt",
@@ -208,3 +211,29 @@ def test_two_sets_that_insert_behind_the_same_command_are_applied_once(tmp_path:
     assert once.count(b"torch::cudart") == once.count(b"INSTALL_RPATH") == 1
     assert apply(selection, tmp_path).changed == ()
     assert contents(tmp_path)["CMakeLists.txt"] == once
+
+
+@pytest.mark.corpus
+@pytest.mark.parametrize("release", RELEASES)
+def test_lean_headers_stand_before_anything_else_on_the_include_path(
+    sdist: Callable[[str], Path], release: str, tmp_path: Path
+) -> None:
+    with tarfile.open(sdist(release)) as archive:
+        inside = {member.name.partition("/")[2]: member for member in archive if member.isfile()}
+        lists = archive.extractfile(inside["CMakeLists.txt"])
+        assert lists is not None
+        write(tmp_path, {"CMakeLists.txt": lists.read()})
+    sets = {name: one for name, one in load([shipped("patches")]).items() if name == "lean-headers"}
+    selection = select(sets, release=release, device="cuda", facts={"torch": "2.9.1"})
+    apply(selection, tmp_path)
+    found = contents(tmp_path)
+    text = found["CMakeLists.txt"].decode()
+    line = 'include_directories(BEFORE "${CMAKE_CURRENT_SOURCE_DIR}/cmake/lean-headers/include")'
+    ours = text.index(line)
+    assert text.count(line) == 1
+    # Before any target exists, and before sources from elsewhere are configured.
+    assert ours < text.index("find_package(Torch")
+    assert not any(0 <= text.find(later) < ours for later in ("add_subdirectory", "FetchContent", "_target("))
+    for unit in found.get("cmake/lean-headers/full-headers.tsv", b"").decode().splitlines():
+        assert unit.partition("\t")[0] in inside
+    assert apply(selection, tmp_path).changed == ()

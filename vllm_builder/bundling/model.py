@@ -34,6 +34,7 @@ DECIDES: Final = (
         "pin_torch",
         "build_type",
         "keep_dead",
+        "lean_headers",
         "extensions",
     ),
     *("source", "git_url", "patches", "with_patch", "without_patch", "parameters", "externals", "lock_file"),

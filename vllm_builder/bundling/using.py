@@ -28,7 +28,7 @@ _MACHINES_OWN: Final = {"cuda", "cuda_home"}
 _SUGGESTED: Final = {"compiler_cache"}
 _OPTIONS: Final = {"parameters": "parameter", "variables": "variable", "externals": "external"}
 _AS_ASKED: Final = (
-    *("version", "pin_torch", "build_type", "keep_dead", "parameters", "extensions"),
+    *("version", "pin_torch", "build_type", "keep_dead", "lean_headers", "parameters", "extensions"),
     *("with_patch", "without_patch"),
 )
 

@@ -21,6 +21,7 @@ _LAZY = {
     "compare": ("vllm_builder.cli.compare", "compare"),
     "report": ("vllm_builder.cli.report", "report"),
     "smoke": ("vllm_builder.cli.smoke", "smoke"),
+    "prove-lean": ("vllm_builder.cli.provelean", "prove_lean"),
     "index": ("vllm_builder.cli.index", "index"),
     "cache": ("vllm_builder.cli.cache", "cache"),
     "recipes": ("vllm_builder.cli.data", "recipes"),

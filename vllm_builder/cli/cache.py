@@ -136,6 +136,7 @@ def show(digest: str, cache_dir: str | None, json_: bool) -> None:
         *((f"tool {k}", v) for k, v in r.tools.items()),
         *((d["what"], f"{d['value']}  ({d['origin']})") for d in r.plan.get("plan", {}).get("decisions", [])),
         *(("left out", part) for part in r.compile.left_out),
+        *(("torch's own headers", f"{unit}  ({why})") for unit, why in r.compile.full_headers.items()),
     ]
     width = max(len(k) for k, _ in lines)
     for key, value in lines:

@@ -121,6 +121,8 @@ def _facts(found: Inspection) -> Table:
                       + (f"; only {', '.join(record.extensions)}" if record.extensions else ""))  # fmt: skip
         for name, reason in record.left_out.items():
             table.add_row("left out", f"{name}: {reason}")
+        if record.full_headers:
+            table.add_row("own headers", f"torch's, not lean ones, for {', '.join(record.full_headers)}")
     table.add_row("record", ("of vllm-builder" if record else "none of vllm-builder")
                   + (", with a list of components (SBOM)" if found.sbom else ", no SBOM"))  # fmt: skip
     return table

@@ -142,6 +142,10 @@ class Settings(Model):
         False,
         description="Also compile extensions that can run on none of the architectures, as upstream does",
     )
+    lean_headers: bool = Field(
+        True,
+        description="Compile against a short torch/all.h (patch set lean-headers), or against torch's own as upstream does",
+    )
     extensions: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
         (), description="Compile only these extension modules (_C,_moe_C), for development; never stored"
     )

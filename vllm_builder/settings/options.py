@@ -28,6 +28,7 @@ class Options(TypedDict, total=False):
     nvcc_threads: int
     build_type: Literal["Release", "RelWithDebInfo", "MinSizeRel", "Debug"]
     keep_dead: bool
+    lean_headers: bool
     extensions: Sequence[str]
     compiler_cache: CacheChoice
     patches: Sequence[Path | str]

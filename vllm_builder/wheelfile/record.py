@@ -45,6 +45,8 @@ class BuildRecord(Model):
     """The only extension modules that were built, for development; empty: the whole wheel."""
     left_out: Mapping[str, str] = {}
     """Extension modules that were left out on purpose: name -> reason."""
+    full_headers: tuple[str, ...] = ()
+    """Units for which the patch set lean-headers was not enough: compiled with torch's own headers."""
     inputs: Mapping[str, Any] = {}
     """All that the digest covers: sources, patches, toolchain."""
     tools: Mapping[str, str] = {}

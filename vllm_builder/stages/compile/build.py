@@ -14,6 +14,7 @@ from vllm_builder.stages.compile import (
     compilercache,
     diagnose,
     isolation,
+    leanheaders,
     ninja,
     pack,
     reproducible,
@@ -98,6 +99,7 @@ def compile_wheel(
         calls = Calls(state, pack.places(spec, tree, environment))
         if spec.device != "empty":
             calls.arrange(env)
+        leanheaders.foresee(spec, tree, environment)
         command = setup_command(spec, environment, tree, fresh)
         if spec.isolate:
             emit(note("Configuring and compiling with no network at all."))
@@ -145,6 +147,10 @@ def compile_wheel(
         for remark in remarks:
             emit(note(remark, "warning"))
         parts = parts_left_out(log, offset, tree, facts.members, spec, emit)
+        full_headers = leanheaders.full_headers(tree)
+        leanheaders.learn(spec, tree, environment, full_headers)
+        for source, error in full_headers.items():
+            emit(note(f"Compiled with torch's own headers, as upstream does: {source} ({error})", "warning"))
         recorded = ninja.finished_edges(ninja.logs(tree))
         answers = _answers(spec, stats, stats_offset, totals, env)
         final = copy_out(wheel, dist, fresh)
@@ -159,6 +165,7 @@ def compile_wheel(
         peak_memory=peak_memory,
         attempts=tuple(attempts),
         left_out=parts,
+        full_headers=full_headers,
         isolated=spec.isolate,
         tools={k: v for k in _TOOLS if (v := environment.packages.get(k))},
         captured=pack.captured(calls),

@@ -95,6 +95,8 @@ class CompileResult(Model):
     """All runs of this build, in order; more than one where compilers were killed for memory."""
     left_out: tuple[str, ...] = ()
     """Optional parts that setup.py did not build, each with its reason."""
+    full_headers: Mapping[str, str] = {}
+    """Units that did not compile with lean headers and were compiled as upstream does: source file -> first error."""
     isolated: bool = False
     """It was configured and compiled with no network at all."""
     tools: Mapping[str, str] = {}

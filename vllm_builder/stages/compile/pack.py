@@ -112,6 +112,7 @@ def pack_wheel(
         units=0,
         peak_memory=watch.peak_memory,
         left_out=_together(layer.manifest.left_out, parts, tree),
+        full_headers=layer.manifest.full_headers,
         isolated=spec.isolate and layer.manifest.isolated,
     )
 

@@ -23,6 +23,8 @@ class Manifest(Model):
     """What the wheel that was compiled held besides the tree's own files and its ``.dist-info``."""
     left_out: tuple[str, ...] = ()
     """Optional parts that were not compiled, each with its reason."""
+    full_headers: Mapping[str, str] = {}
+    """Units that needed more than the lean headers, and the first error of each."""
     isolated: bool = False
     """Compiled with no network at all."""
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from vllm_builder.errors import ArchError, SettingsError, did_you_mean
+from vllm_builder.errors import ArchError, ContradictionError, SettingsError, did_you_mean
 from vllm_builder.events import Emit, StageFinished, StageStarted, ignore
 from vllm_builder.indexes import read_indexes
 from vllm_builder.memo import Memo
@@ -23,7 +23,7 @@ from vllm_builder.settings.recipe import is_shipped
 from vllm_builder.stages.compile.model import Compiler, CompilerCache, CompileSpec
 from vllm_builder.stages.environment.interpreter import find_interpreter
 from vllm_builder.stages.environment.lock import locked_version
-from vllm_builder.stages.patch.operations import PatchSelection
+from vllm_builder.stages.patch.operations import PatchSelection, PatchSet
 from vllm_builder.stages.plan.archs import parse_arch
 from vllm_builder.stages.plan.cuda import torch_to_ask
 from vllm_builder.stages.plan.extensions import extensions_left_out
@@ -41,7 +41,7 @@ from vllm_builder.stages.verify.expectations import planned_expectations
 
 _CHANGES_OUTPUT = frozenset(
     {"device", "arch", "torch", "pin_torch", "build_type", "parameters", "variables"}
-    | {"with_patch", "without_patch", "keep_dead", "extensions"}
+    | {"with_patch", "without_patch", "keep_dead", "lean_headers", "extensions"}
 )
 """Settings of a recipe that take part in the digest; jobs and folders do not."""
 
@@ -60,6 +60,8 @@ _SHOWN = frozenset(
     }
 )
 """Settings that have a line of their own in the decisions."""
+LEAN = "lean-headers"
+"""The patch set that the setting ``lean_headers`` switches."""
 _PLACES = frozenset({"git_url", "externals", "lock_file"})
 
 
@@ -159,7 +161,7 @@ def _make(maker: Steps) -> Plan:
             device=device,
             facts={**settings.parameters, **facts},
             enable=settings.with_patch,
-            disable=settings.without_patch,
+            disable=_disabled(settings, sets),
         )
 
     compiler_cache = _compiler_cache(settings.compiler_cache, device)
@@ -314,6 +316,19 @@ def _make(maker: Steps) -> Plan:
         notes=tuple(maker.notes),
         workspace_hint=str(settings.workspace),
     )
+
+
+def _disabled(settings: Settings, sets: Mapping[str, PatchSet]) -> tuple[str, ...]:
+    """Patch sets that are left out: those that were named, and the one that has a setting of its own."""
+    if settings.lean_headers or LEAN not in sets:
+        return settings.without_patch
+    if LEAN in settings.with_patch:
+        raise ContradictionError(
+            f"The patch set {LEAN} is asked for with --with-patch and switched off with --no-lean-headers.",
+            why="Both decide whether it takes part.",
+            next="Leave one of the two out.",
+        )
+    return (*settings.without_patch, LEAN)
 
 
 def _is_of_course(name: str, settings: Settings) -> bool:

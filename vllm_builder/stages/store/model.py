@@ -62,6 +62,8 @@ class CompileFacts(Model):
     """``hits``, ``misses``, ``uncacheable`` of the compiler cache."""
     peak_memory: int = 0
     left_out: tuple[str, ...] = ()
+    full_headers: Mapping[str, str] = {}
+    """Units for which lean headers were not enough: source file -> first error. They are as upstream's."""
     isolated: bool = False
     """Configured and compiled with no network at all."""
     attempts: tuple[Mapping[str, Any], ...] = ()

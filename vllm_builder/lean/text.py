@@ -1,0 +1,65 @@
+"""What the preprocessor makes of a unit, file by file.
+
+If every file that takes part in the lean unit gives the very text that it gives in the full one, then no macro that
+a left-out header would have set was asked for, and the lean unit is the full one with whole files left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import PurePath
+
+_SYSTEM = re.compile(r"^/usr/(?:local/)?include/")
+_MARKER = re.compile(r'^# (\d+) "((?:[^"\\]|\\.)*)"')
+
+
+def by_file(lines: Iterable[str]) -> dict[str, list[str]]:
+    """Preprocessed text (with line markers) -> the lines that each file gives, without empty ones, in order.
+
+    ``<built-in>`` and ``<command-line>`` count as files.
+    """
+    found: dict[str, list[str]] = {}
+    here: list[str] = []
+    for line in lines:
+        if match := _MARKER.match(line):
+            here = found.setdefault(str(PurePath(match[2])), [])
+        elif text := line.strip():
+            here.append(text)
+    return found
+
+
+def differences(lean: Iterable[str], full: Iterable[str], *, stands_in: str) -> list[str]:
+    """Files that say something else, or that only the lean unit has; empty where whole files are left out.
+
+    Args:
+        lean: lines of preprocessed text.
+        full: the same of the full unit.
+        stands_in: folder of the lean headers, which may have no text of their own.
+    """
+    some, all_ = by_file(lean), by_file(full)
+    found = []
+    moved_in, moved_out = Counter[str](), Counter[str]()
+    apart = [name for name, text in some.items() if text and text != all_.get(name, [])]
+    for name in some:
+        now, then = Counter(some[name]), Counter(all_.get(name, []))
+        moved_in += now - then
+        moved_out += then - now
+    elsewhere = Counter(line for name, text in all_.items() if name not in some for line in text)
+    for name in apart:
+        text, other = some[name], all_.get(name, [])
+        came, went = Counter(text) - Counter(other), Counter(other) - Counter(text)
+        # C's headers share types (pid_t): the first one included declares it, and that may have been left out.
+        if name in all_ and _SYSTEM.match(name) and came <= moved_out + elsewhere and went <= moved_in:
+            continue
+        place = next((t for t, o in zip(text, other, strict=False) if t != o), "")
+        what = f"reads otherwise: {place[:120]}" if name in all_ else "is not included by the full unit"
+        own = " (a lean header)" if name.startswith(stands_in) else ""
+        found.append(f"{name}{own} {what}")
+    return found
+
+
+def uses(lines: Iterable[str], folder: str) -> bool:
+    """Whether a file below ``folder`` takes part."""
+    return any((match := _MARKER.match(line)) and match[2].startswith(folder) for line in lines)
