@@ -126,35 +126,51 @@ def _stages(build: RawBuild) -> tuple[Stage, ...]:
 def _runs(builds: Sequence[RawBuild], own: RawBuild, *, last: bool) -> tuple[list[Run], int]:
     """All runs with their units, and how many units in ninja's logs are older than all of them."""
     raw = [(run, build) for build in builds for run in build.runs]
-    edges, sources = _edges(raw, own, last=last)
-    placed = timeline.place(edges, [zero for run, _ in raw for zero in run.ninjas])
+    sources: dict[str, str] = {}
     found: list[Run] = []
-    older = 0
     by_run: list[list[timeline.Placed]] = [[] for _ in raw]
-    for one in placed:
-        at = max((i for i, (run, _) in enumerate(raw) if run.began - _EARLY <= one.began), default=None)
-        if at is None:
-            older += 1
-        else:
-            by_run[at].append(one)
+    older = 0
+    known: set[tuple[object, ...]] = set()
+    first = 0
+    for last_of, (run, _) in enumerate(raw):
+        texts, names = _logs(run, own, current=last and last_of == len(raw) - 1)
+        sources |= names
+        if not texts and last_of < len(raw) - 1:
+            # How its logs looked at the end was not written: the next run's hold what it compiled.
+            continue
+        # What was not in the logs before is of these runs, most often of just one.
+        read = ninjalog.unique(edge for text in texts for edge in ninjalog.edges(text))
+        edges = [edge for edge in read if edge.key not in known]
+        known.update(edge.key for edge in edges)
+        group = [one for one, _ in raw[first : last_of + 1]]
+        for one in timeline.place(edges, [zero for run in group for zero in run.ninjas]):
+            at = _run_of(one.began, group, certain=first > 0)
+            if at is None:
+                older += 1
+            else:
+                by_run[first + at].append(one)
+        first = last_of + 1
     for number, ((run, build), units) in enumerate(zip(raw, by_run, strict=True), 1):
         found.append(_run(number, run, build, units, sources, earlier=build is not own))
     return found, older
 
 
-def _edges(
-    raw: Sequence[tuple[RawRun, RawBuild]], own: RawBuild, *, last: bool
-) -> tuple[list[ninjalog.Edge], dict[str, str]]:
-    """All that ninja's logs say: as they were after each run; as they are now where the last run's end was not written."""
-    texts = [text for run, _ in raw for text in run.logs]
-    sources = {name: source for run, _ in raw for name, source in run.sources.items()}
-    if raw and last and not raw[-1][0].finished and own.tree:
+def _run_of(moment: float, runs: Sequence[RawRun], *, certain: bool) -> int | None:
+    """The run in which a unit was started; None where all are younger, unless it is ``certain`` that it is of one."""
+    at = max((i for i, run in enumerate(runs) if run.began - _EARLY <= moment), default=None)
+    return 0 if at is None and certain else at
+
+
+def _logs(run: RawRun, own: RawBuild, *, current: bool) -> tuple[list[str], dict[str, str]]:
+    """ninja's logs as they were after a run, and sources; as they are now where the last run's end was not written."""
+    texts, sources = list(run.logs), dict(run.sources)
+    if current and not run.finished and own.tree:
         from vllm_builder.stages.compile.watch import built
 
         for values in built(Path(own.tree)):
             texts.append(values["log"])
             sources |= values["sources"]
-    return ninjalog.unique(edge for text in texts for edge in ninjalog.edges(text)), sources
+    return texts, sources
 
 
 def _run(

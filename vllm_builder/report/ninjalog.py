@@ -28,6 +28,11 @@ class Edge:
     output: str
     command: str = ""
 
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What stays the same when ``ninja -t restat`` changes time stamps."""
+        return (self.output, self.start, self.end, self.command)
+
 
 def edges(text: str) -> list[Edge]:
     """The commands of a log, in its order. Damaged lines count as nothing, as they do for ninja."""
@@ -49,10 +54,10 @@ def edges(text: str) -> list[Edge]:
 
 
 def unique(found: Iterable[Edge]) -> list[Edge]:
-    """Edges of several readings of one log, each once, as it was read first: ``ninja -t restat`` changes time stamps."""
+    """Edges of several readings of one log, each once, as it was read first."""
     first: dict[tuple[object, ...], Edge] = {}
     for edge in found:
-        first.setdefault((edge.output, edge.start, edge.end, edge.command), edge)
+        first.setdefault(edge.key, edge)
     return list(first.values())
 
 
