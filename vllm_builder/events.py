@@ -11,7 +11,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Level = Literal["debug", "info", "warning"]
-What = Literal["run", "scheduling", "ninja", "memory", "peak", "edges", "cache", "run-end", "attempt"]
+What = Literal[
+    "run", "scheduling", "ninja", "memory", "peak", "edges", "cache", "run-end", "attempt", "reused"
+]
 """What is measured: see :mod:`vllm_builder.report.journal`."""
 
 

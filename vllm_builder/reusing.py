@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_builder import treestate
 from vllm_builder.errors import BuilderError
-from vllm_builder.events import Emit, Note
+from vllm_builder.events import Emit, Measured, Note
 from vllm_builder.fs import os_errors, remove_tree
 from vllm_builder.stages.native.inputs import NativeInputs, has_native_layer, native_files, native_inputs
 
@@ -134,6 +134,7 @@ def compile_or_reuse(
         with suppress(BuilderError):
             remove_tree(_room(tree))
     if not unfit:
+        emit(Measured(stage="compile", what="reused", values={"what": "native layer", "detail": text}))
         if plan.compile.isolate and not result.isolated:
             said = "The native layer was compiled with the network in reach; --no-reuse compiles it without."
             emit(Note(stage="compile", message=said, level="warning"))

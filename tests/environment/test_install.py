@@ -10,11 +10,12 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from vllm_builder.errors import InstallError
-from vllm_builder.events import Event, Note
+from vllm_builder.events import Event, Measured, Note
 from vllm_builder.indexes import Indexes
 from vllm_builder.memo import Memo
 from vllm_builder.stages.environment import Environment, prepare, probe
@@ -64,6 +65,11 @@ class Place:
     def said(self) -> str:
         return " ".join(e.message for e in self.events if isinstance(e, Note) and e.level != "debug")
 
+    @property
+    def reused(self) -> list[dict[str, Any]]:
+        """What the journal of a build is told of it."""
+        return [e.values for e in self.events if isinstance(e, Measured) and e.what == "reused"]
+
     @staticmethod
     def site(environment: Environment) -> Path:
         return next((environment.bin.parent / "lib").glob("python*/site-packages"))
@@ -84,12 +90,14 @@ def mark(environment: Environment) -> Path:
 def test_an_environment_is_made_once(place: Place) -> None:
     first = place.prepare()
     assert first.packages == {"one": "1.0", "two": "1.0"}
+    assert place.reused == []
     kept = mark(first)
     (place.site(first) / "one/__pycache__").mkdir(exist_ok=True)
     (place.site(first) / "one/__pycache__/x.pyc").touch()
     assert place.prepare() == first
     assert kept.exists()
     assert place.said == ""
+    assert place.reused == [{"what": "build environment", "detail": "2 packages"}]
 
 
 def lose_a_dist_info(site: Path) -> str:

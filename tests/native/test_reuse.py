@@ -7,6 +7,8 @@ import multiprocessing
 import pytest
 from native_helpers import NativeToy, members, patch_of
 
+from vllm_builder.cache import Workspace
+from vllm_builder.report import finding
 from vllm_builder.stages.compile.model import Compiler
 from vllm_builder.stages.environment.model import Torch
 from vllm_builder.stages.native import Layers
@@ -54,6 +56,9 @@ def test_a_change_in_python_starts_no_compiler_and_gives_the_wheel_of_a_compile(
     assert found["vllm/_version.py"] == b"version = '1.2.4+cpu'"
     assert found[EXTENSION] == members(base.first.wheel)[EXTENSION]
     assert not list(again.folder.glob("build/trees/*/build/vllm-builder/layer"))
+    workspace = Workspace(again.folder / "build")
+    reused = finding.report(workspace, finding.find(workspace, packed.digest)).reused
+    assert [(one.what, one.detail[:12]) for one in reused] == [("native layer", record.native["digest"][:12])]
 
     compiled = again.build(plan, cache="other", workspace="elsewhere")
     assert again.compiled == 2

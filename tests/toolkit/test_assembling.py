@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from vllm_builder.errors import CompilerMissing, InstallError, OfflineMissing, ResolutionError
+from vllm_builder.events import Event, Measured
 from vllm_builder.indexes import Indexes
 from vllm_builder.stages.toolkit import ToolkitSpec, assemble, toolkit_home
 
@@ -107,9 +108,13 @@ def test_a_whole_toolkit(index: Index, tmp_path: Path) -> None:
 
 
 def test_it_is_reused_without_any_index(index: Index, tmp_path: Path) -> None:
-    first = assemble(SPEC, tmp_path / "toolkits", index.environ, index.indexes)
-    again = assemble(SPEC, tmp_path / "toolkits", {"PATH": ""}, Indexes(no_index=True), offline=True)
+    told: list[Event] = []
+    first = assemble(SPEC, tmp_path / "toolkits", index.environ, index.indexes, emit=told.append)
+    assert not [e for e in told if isinstance(e, Measured)]
+    nowhere = Indexes(no_index=True)
+    again = assemble(SPEC, tmp_path / "toolkits", {"PATH": ""}, nowhere, offline=True, emit=told.append)
     assert again == first
+    assert [e.values["what"] for e in told if isinstance(e, Measured)] == ["CUDA toolkit"]
 
 
 def test_what_a_killed_one_left_behind_is_swept_away(index: Index, tmp_path: Path) -> None:

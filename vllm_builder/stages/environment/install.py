@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from vllm_builder.errors import InstallError, OfflineMissing
-from vllm_builder.events import Emit, Note, ignore
+from vllm_builder.events import Emit, Measured, Note, ignore
 from vllm_builder.fs import make_dir, os_errors, remove_tree, write_atomic
 from vllm_builder.model import digest
 from vllm_builder.stages.environment.model import Environment, EnvironmentSpec
@@ -74,6 +74,8 @@ def prepare(
                     level="debug",
                 )
             )
+            values = {"what": "build environment", "detail": f"{len(ready.packages)} packages"}
+            emit(Measured(stage="environment", what="reused", values=values))
             return _whole(environment, spec, ready.packages)
         if found:
             more = f" and {len(found) - 3} more" if len(found) > 3 else ""

@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from vllm_builder.errors import InstallError, OfflineMissing
-from vllm_builder.events import Emit, Note, ignore
+from vllm_builder.events import Emit, Measured, Note, ignore
 from vllm_builder.fs import make_dir, os_errors, remove_tree, write_atomic
 from vllm_builder.indexes import Indexes
 from vllm_builder.model import digest
@@ -56,6 +56,8 @@ def assemble(
             _make(spec, home, environ, indexes, offline, emit)
         else:
             emit(Note(stage="toolkit", message=f"Reusing {home.name}", level="debug"))
+            values = {"what": "CUDA toolkit", "detail": f"{spec.release}, {len(spec.lock)} packages"}
+            emit(Measured(stage="toolkit", what="reused", values=values))
     version = ".".join(spec.nvcc.split(".")[:2])
     return Toolkit(home=str(home), version=version, origin="put together from the package index", spec=spec)
 
