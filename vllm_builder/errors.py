@@ -349,6 +349,11 @@ def from_os_error(error: OSError, doing: str) -> BuilderError:
         return NotWritable(
             f"Not allowed to write while {doing}{where}.",
             why=error.strerror or str(error),
-            next="Choose a folder that can be written to with --workspace, --out or --cache-dir.",
+            next="Choose a place that can be written to, with --workspace, --out or --cache-dir, or as the file that you "
+            "name.",
         )
-    return BuilderError(f"{error.strerror or error} while {doing}{where}.", why=str(error))
+    return BuilderError(
+        f"{error.strerror or error} while {doing}{where}.",
+        why=str(error),
+        next="Put that right or choose another place, then run the same command again.",
+    )

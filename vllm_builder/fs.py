@@ -62,11 +62,24 @@ def make_dir(path: Path) -> Path:
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write a whole file or nothing: a temporary file in the same folder, fsync, rename.
 
-    The mode is that of the file it replaces, or 0o666 less the umask for a new one.
+    The mode is that of the file it replaces, or 0o666 less the umask for a new one. A pipe or device is written to
+    and stays what it is.
+
+    Raises:
+        NotWritable, NoSpace, BuilderError
     """
     raw = data.encode() if isinstance(data, str) else data
+    if path.is_dir():
+        raise NotWritable(
+            f"{path} is a folder.",
+            why="A file was to be written there.",
+            next=f"Name a file, in that folder or elsewhere: {path / 'NAME'}.",
+        )
     make_dir(path.parent)
     with os_errors(f"writing {path}"):
+        if path.exists() and not path.is_file():
+            path.write_bytes(raw)
+            return
         fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
             with os.fdopen(fd, "wb") as file:
