@@ -170,3 +170,47 @@ def test_the_command_names_what_there_is(toy: Toy) -> None:
     assert done.returncode == 61
     assert "1.2.3+empty" in done.stderr
     assert json.loads(command("9.9.9", "--json", cwd=toy.folder).stdout)["error"] == "ReportMissing"
+
+
+def test_the_command_writes_over_nothing_that_it_needs(toy: Toy, tmp_path: Path) -> None:
+    digest = toy.build().digest
+    journal = toy.workspace.journal(digest)
+    before = journal.read_bytes()
+    for arguments, code in (
+        (("--trace", journal), 14),
+        (("-o", journal), 14),
+        (("-o", tmp_path / "x", "--trace", tmp_path / "x"), 14),
+        (("-o", ""), 2),
+        (("--trace", "-"), 2),
+        (("-o", tmp_path), 71),
+    ):
+        done = command(*arguments, cwd=toy.folder)
+        assert (done.returncode, done.stdout) == (code, ""), arguments
+        assert "file" in done.stderr
+    assert journal.read_bytes() == before
+    assert not (tmp_path / "x").exists()
+    assert not (toy.folder / "-").exists()
+
+
+def test_the_command_writes_through_a_link_and_into_a_pipe(toy: Toy, tmp_path: Path) -> None:
+    toy.build()
+    (tmp_path / "page.html").touch()
+    (tmp_path / "link").symlink_to("page.html")
+    command("-o", tmp_path / "link", cwd=toy.folder)
+    assert (tmp_path / "link").is_symlink()
+    assert "vLLM 1.2.3+empty" in (tmp_path / "page.html").read_text()
+    done = command("-o", "/dev/stdout", cwd=toy.folder)
+    assert done.returncode == 0
+    assert "vLLM 1.2.3+empty" in done.stdout
+
+
+def test_the_command_says_that_a_damaged_journal_was_passed_over(toy: Toy) -> None:
+    digest = toy.build().digest
+    later = toy.workspace.journal("f" * 64)
+    later.write_bytes(b"\0")
+    os.utime(later, (4e9, 4e9))
+    done = command(cwd=toy.folder)
+    assert (done.returncode, str(later) in done.stderr) == (0, True)
+    remarks = json.loads(command("--json", cwd=toy.folder).stdout)["remarks"]
+    assert [str(later) in remark for remark in remarks] == [True]
+    assert command(digest[:8], cwd=toy.folder).stderr == ""

@@ -149,7 +149,9 @@ def test_the_end_that_was_not_written_is_said(tmp_path: Path) -> None:
 def test_a_build_that_runs_now() -> None:
     build = broken_off(began=4_000_000_000)
     build.lines[0]["pid"] = os.getpid()
-    assert report(build).outcome == "running"
+    found = report(build)
+    assert found.outcome == "running"
+    assert found.remarks == ("This build runs now; what is being compiled is in no list of units yet.",)
     # The id of a process that was started after the build began is another's.
     build = broken_off()
     build.lines[0]["pid"] = os.getpid()

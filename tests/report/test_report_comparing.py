@@ -149,6 +149,28 @@ def test_a_journal_of_rubbish_is_passed_over(workspace: Workspace) -> None:
     assert reported(workspace).outcome == "built"
 
 
+def test_a_link_to_nowhere_hides_no_journal(workspace: Workspace) -> None:
+    path = put(workspace, small())
+    path.with_name("0123456789abcdef.journal.jsonl").symlink_to("nowhere")
+    assert finding.find(workspace, "latest") == path
+
+
+def test_damaged_journals_are_not_called_no_build(workspace: Workspace) -> None:
+    path = put(workspace, small())
+    path.write_bytes(b"\0\0")
+    for name in ("latest", "0.9.2"):
+        with pytest.raises(ReportMissing, match="can be read") as caught:
+            finding.find(workspace, name)
+        assert list(caught.value.details) == [path.name]
+
+
+def test_a_journal_whose_first_line_is_damaged_is_still_found(workspace: Workspace) -> None:
+    path = put(workspace, small(), small(BEGAN + 90))
+    path.write_text(path.read_text().replace("{", "{{", 1).replace("{{", '{"kind":"build"{', 1))
+    assert finding.find(workspace, "c0ffee") == path
+    assert reported(workspace).outcome == "built"
+
+
 def test_a_build_without_memory_or_cache_compares_too(workspace: Workspace) -> None:
     bare = Build(BEGAN - 10).stage(0, "compile").line(0, "run", jobs=1).line(1, "run-end").end(1)
     put(workspace, bare, small())

@@ -6,15 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from report_helpers import BEGAN, Build, plan, small, text
 
 from vllm_builder.events import Measured, Note, StageFinished, StageStarted
 from vllm_builder.report import journal as journals
 from vllm_builder.report.collecting import collect
+from vllm_builder.report.html import page
 from vllm_builder.report.journal import Journal
 from vllm_builder.report.reading import builds, read
+from vllm_builder.report.trace import trace
 
 
 class Clock:
@@ -135,17 +137,25 @@ def test_a_clock_that_is_set_back_makes_no_negative_time() -> None:
 _LINES = [json.loads(line) for line in text(small()).splitlines()]
 
 
+@settings(deadline=None)
 @given(st.integers(0, len(_LINES) - 1), st.sampled_from(sorted({k for one in _LINES for k in one})), st.sampled_from(
-    [None, "", "x", -1, 1e300, [], {}, {"a": []}, True, [1, 2]]
+    [None, "", "x", -1, 1e300, float("inf"), float("nan"), 10**400, [], {}, {"a": []}, {"hits": 1e999}, True, [1, 2],
+     {"cores": 10**400, "memory": -1}]
 ))  # fmt: skip
+@example(0, "machine", {"cores": 10**400})
+@example(6, "jobs", float("inf"))
+@example(len(_LINES) - 1, "resumed_from", "x")
 def test_a_damaged_line_never_breaks_a_report(at: int, key: str, value: object) -> None:
     lines = [dict(one) for one in _LINES]
     lines[at][key] = value
     found = builds(json.dumps(one) for one in lines)
     if found:
-        collect(found)
+        made = collect(found)
+        assert page(made)
+        json.dumps(trace(made), allow_nan=False)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 3000))
 def test_any_bytes_in_between_never_break_a_report(junk: bytes, at: int) -> None:
     whole = text(small()).encode()

@@ -17,6 +17,8 @@ _POINTS = 600
 """Of the memory curve in one run: more would not be seen."""
 _LABELLED = 1.2
 """Percent of the width from which on a bar has its name in it; the script hides those that do not fit."""
+_APART = 9.0
+"""Percent of the width between the last time of a run and the name of the next one: neither may cover the other."""
 _STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400)
 
 
@@ -166,7 +168,7 @@ def _grid(scale: Scale, height: int) -> str:
         end = scale.offsets[at + 1] if at + 1 < len(scale.offsets) else scale.total
         for count in range(int((end - offset) / step) + 1):
             x = 100 * (offset + count * step) / scale.total
-            if x > 99.9:
+            if x > 99.9 or (count and 100 * end / scale.total - x < _APART and end < scale.total):
                 continue
             out.append(f'<line class="grid" x1="{x:.3f}%" x2="{x:.3f}%" y1="0" y2="{height + 4}"/>')
             words = f"run {at + 1}" if not count and len(scale.offsets) > 1 else _clock(count * step)

@@ -41,15 +41,17 @@ def collect(builds: Sequence[RawBuild], at: int = -1) -> Report:
     before = [] if _made_anew(build) else _chain(builds[: at % len(builds)])
     remarks: list[str] = []
     runs, older = _runs([*before, build], build, last=build is builds[-1])
-    if any(not run.finished for run in build.runs) and not build.outcome:
+    outcome = _outcome(build)
+    if outcome == "running":
+        remarks.append("This build runs now; what is being compiled is in no list of units yet.")
+    elif any(not run.finished for run in build.runs) and not build.outcome:
         remarks.append(
             "The end of this build was not written; what was compiling then is in no list of units."
         )
-    if build.runs and not any(run.units for run in runs):
+    if build.runs and not any(run.units for run in runs) and outcome != "running":
         remarks.append("ninja's logs name no unit that this build compiled.")
     own = [run for run in runs if not run.earlier]
     stages = _stages(build)
-    outcome = _outcome(build)
     return Report(
         builder=build.builder,
         plan=build.plan,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 
 from vllm_builder.cache import Workspace
@@ -13,15 +15,16 @@ from vllm_builder.report.model import Comparison, PlanFacts, Report
 from vllm_builder.report.reading import RawBuild, read
 
 _SHORTEST = 4
+_DAMAGED = "It is damaged or empty: no line of it says what was built."
 
 
 def journals(workspace: Workspace) -> list[Path]:
     """All journals of a workspace, the one that was written to last first."""
-    folder = workspace.journal("").parent
-    try:
-        found = [(path.stat().st_mtime, path) for path in folder.glob("*.journal.jsonl")]
-    except OSError:
-        return []
+    found = []
+    for path in workspace.journal("").parent.glob("*.journal.jsonl"):
+        # One that is gone by now, or leads nowhere, does not hide the others.
+        with suppress(OSError):
+            found.append((path.stat().st_mtime, path))
     return [path for _, path in sorted(found, reverse=True)]
 
 
@@ -33,9 +36,18 @@ def find(workspace: Workspace, name: str) -> Path:
             ``0.9.2``, ``0.9.2+cpu``); of several plans of a version the one that was built last.
 
     Raises:
-        ReportMissing: there is none, or a digest's beginning fits several.
+        ReportMissing: there is none, it is damaged, or a digest's beginning fits several.
     """
-    found = [(path, plan) for path in journals(workspace) if (plan := _plan(path)) is not None]
+    all_ = journals(workspace)
+    found = [(path, plan) for path in all_ if (plan := _plan(path)) is not None]
+    known = [f"{plan.digest[:16]}  {plan.version}" for _, plan in found]
+    if all_ and not found:
+        raise ReportMissing(
+            f"No journal in {all_[0].parent} can be read.",
+            why=_DAMAGED,
+            next="Build again; what the tools printed is in the log beside each of them.",
+            details=[path.name for path in all_],
+        )
     if not found:
         raise ReportMissing(
             f"Nothing was built in the workspace {workspace.root} yet that a report could be made of.",
@@ -59,14 +71,22 @@ def find(workspace: Workspace, name: str) -> Path:
             details=[f"{plan.digest[:16]}  {plan.version}" for _, plan in fitting],
         )
     if not fitting:
-        known = [text for _, plan in found for text in (plan.release, plan.version, plan.digest[:12])]
+        names = [text for _, plan in found for text in (plan.release, plan.version, plan.digest[:12])]
         raise ReportMissing(
-            f"No plan {name!r} was built in the workspace {workspace.root}{did_you_mean(name, known)}.",
+            f"No plan {name!r} was built in the workspace {workspace.root}{did_you_mean(name, names)}.",
             why="PLAN is the beginning of a plan's digest (4 digits or more), a version that was built, or `latest`.",
             next="Take one of these, or name another --workspace.",
-            details=[f"{plan.digest[:16]}  {plan.version}" for _, plan in found],
+            details=known,
         )
     return fitting[0][0]
+
+
+def passed_over(workspace: Workspace, journal: Path) -> tuple[str, ...]:
+    """Of each journal that was written to after ``journal`` and cannot be read, a remark."""
+    later = takewhile(lambda path: path != journal, journals(workspace))
+    return tuple(
+        f"A later build's journal was passed over: {path}. {_DAMAGED}" for path in later if not _plan(path)
+    )
 
 
 def report(workspace: Workspace, journal: Path) -> Report:
@@ -77,7 +97,9 @@ def report(workspace: Workspace, journal: Path) -> Report:
     """
     builds = read(journal)
     if not builds:
-        raise ReportMissing(f"The journal {journal} names no build.", why="It is empty or damaged.")
+        raise ReportMissing(
+            f"The journal {journal} names no build.", why="It is empty or damaged.", next="Build again."
+        )
     made = collecting.collect(builds)
     return made.model_copy(update={"comparison": _comparison(workspace, journal, builds, made)})
 
@@ -113,12 +135,10 @@ def _ended_well(path: Path) -> Iterator[tuple[int, float, PlanFacts]]:
 
 
 def _plan(path: Path) -> PlanFacts | None:
-    """What a journal is about, of its first line that says so."""
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            for line in file:
-                if line.startswith('{"kind":"build"'):
+    """What a journal is about, of its first line that says so and can be read."""
+    with suppress(OSError), path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            if line.startswith('{"kind":"build"'):
+                with suppress(ValueError, KeyError, TypeError):
                     return PlanFacts.model_validate(json.loads(line)["plan"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
     return None

@@ -11,6 +11,8 @@ from typing import Any, Final
 from vllm_builder.report.model import Fault, Machine, PlanFacts
 
 _OUTCOMES: Final = {"built", "failed", "interrupted"}
+_MOST: Final = 1 << 62
+"""More than any count or size is; a larger one is damage."""
 
 
 @dataclass(slots=True)
@@ -81,7 +83,7 @@ def builds(lines: Iterable[str]) -> list[RawBuild]:
                 found.append(_begun(line))
             elif found:
                 _take(found[-1], line)
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError):
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError):
             continue
     return found
 
@@ -102,10 +104,18 @@ def _begun(line: dict[str, Any]) -> RawBuild:
         began=at,
         last=at,
         plan=PlanFacts.model_validate(line["plan"]),
-        machine=Machine.model_validate(line.get("machine") or {}),
+        machine=_machine(line.get("machine") or {}),
         builder=str(line.get("builder", "")),
-        pid=int(line.get("pid", 0)),
+        pid=_count(line.get("pid", 0)),
         tree=str(line.get("tree", "")),
+    )
+
+
+def _machine(facts: dict[str, Any]) -> Machine:
+    return Machine(
+        cores=_count(facts.get("cores", 0)),
+        memory=_count(facts.get("memory", 0)),
+        system=str(facts.get("system", "")),
     )
 
 
@@ -127,13 +137,14 @@ def _take(build: RawBuild, line: dict[str, Any]) -> None:
         case "reused":
             build.reused.append((str(line["what"]), str(line["detail"])))
         case "run":
-            build.runs.append(RawRun(began=at, jobs=int(line.get("jobs", 0)), last=at))
+            build.runs.append(RawRun(began=at, jobs=_count(line.get("jobs", 0)), last=at))
         case "end":
             build.outcome = line["outcome"] if line["outcome"] in _OUTCOMES else "failed"
             build.fault = Fault.model_validate(line["fault"]) if line.get("fault") else None
-            build.totals = {str(k): int(v) for k, v in (line.get("cache") or {}).items()}
+            build.totals = {str(k): _count(v) for k, v in (line.get("cache") or {}).items()}
             build.left_out = [str(part) for part in line.get("left_out") or ()]
-            build.resumed_from = line.get("resumed_from")
+            before = line.get("resumed_from")
+            build.resumed_from = None if before is None else _count(before)
         case _ if build.runs:
             _measured(build.runs[-1], line, at)
 
@@ -147,10 +158,10 @@ def _measured(run: RawRun, line: dict[str, Any], at: float) -> None:
         case "ninja":
             run.ninjas.append(at)
         case "m":
-            run.samples.append((at, max(0, int(line["m"])), max(0, int(line["n"]))))
+            run.samples.append((at, _count(line["m"]), _count(line["n"])))
         case "peak":
             source = str(line["source"])
-            run.peaks[source] = max(run.peaks.get(source, 0), int(line["m"]))
+            run.peaks[source] = max(run.peaks.get(source, 0), _count(line["m"]))
             steps = {str(name): _seconds(value) for name, value in (line.get("steps") or {}).items()}
             if steps:
                 run.steps[source] = steps
@@ -164,6 +175,14 @@ def _measured(run: RawRun, line: dict[str, Any], at: float) -> None:
             run.reason = f"{line['reason']} ({line['unit']})" if line.get("unit") else str(line["reason"])
         case "run-end":
             run.finished = True
+
+
+def _count(value: Any) -> int:
+    """A number of things or bytes; what is less than none counts as none."""
+    found = int(value)
+    if found >= _MOST:
+        raise ValueError(value)
+    return max(0, found)
 
 
 def _seconds(value: Any) -> float:
