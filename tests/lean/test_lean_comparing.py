@@ -277,3 +277,12 @@ def test_the_table_names_every_unit_and_what_speaks_against_it(capsys: pytest.Ca
     assert "csrc/c.cu: no member nn" in said
     assert "min 2.00, median 2.00, max 2.00" in said
     assert "4 of 90 units: 1 same, 1 untouched, 1 falls back, 1 different" in said
+    assert "Nothing is proven" not in said
+
+
+def test_a_table_without_any_comparison_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    from vllm_builder.cli.provelean import show
+
+    proofs = [{"unit": "csrc/d.cpp", "verdict": "untouched"}, {"unit": "csrc/e.cpp", "verdict": "falls back"}]
+    show(LeanProof.model_validate({"version": "0.9.2+cpu", "device": "cpu", "total": 9, "units": proofs}))
+    assert "Nothing is proven" in capsys.readouterr().out

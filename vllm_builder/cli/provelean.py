@@ -53,7 +53,7 @@ def prove_lean(
     PTX must be the same bytes; the preprocessed text the same but for whole headers that are left out; each function
     of the host the same. Nothing is stored. Units are compiled one at a time, without a compiler cache.
 
-    Exit code 0: the same; 1: something differs, or a unit does not compile at all.
+    Exit code 0: the same; 1: something differs, a unit does not compile at all, or no unit could be compared.
     """
     from vllm_builder.api import decide, workspace_of
     from vllm_builder.cache import Workspace
@@ -114,6 +114,10 @@ def show(found: LeanProof) -> None:
               ("same", "untouched", "falls back", "different", "failed")}  # fmt: skip
     told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
     click.echo(f"{len(found.units)} of {found.total} units: {told}")
+    if not found.good and not counts["different"] + counts["failed"]:
+        click.echo(
+            "Nothing is proven: of these units none is compiled with lean headers. Choose others, or --all."
+        )
 
 
 def _row(proof: UnitProof) -> tuple[str, ...]:

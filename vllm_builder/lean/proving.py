@@ -53,9 +53,13 @@ def prove(
     if plan.device == "empty" or not any(step.set == "lean-headers" for step in plan.patches.steps):
         raise SettingsError(
             f"Lean headers take no part in this plan of {plan.source.release} for {plan.device}.",
-            why="The patch set lean-headers is switched off, or is not for this release, device or torch.",
-            next="Leave out --no-lean-headers and --without-patch lean-headers; `vllm-builder patches list` says "
-            "for which releases it is.",
+            why="Nothing is compiled for it."
+            if plan.device == "empty"
+            else "The patch set lean-headers is switched off, or is not for this release, device or torch.",
+            next="Give --device cpu, or --arch for CUDA."
+            if plan.device == "empty"
+            else "Leave out --no-lean-headers and --without-patch lean-headers; `vllm-builder patches show "
+            "lean-headers` says for which releases and torch it is.",
         )
     spec = plan.compile.model_copy(update={"compiler_cache": "off"})
     tree, log = workspace.tree(plan.digest), workspace.log(plan.digest)
