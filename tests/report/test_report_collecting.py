@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from report_helpers import BEGAN, MEBIBYTE, Build, large, small, text
 
+from vllm_builder.report import charts
 from vllm_builder.report.collecting import collect, described
 from vllm_builder.report.model import Report
 from vllm_builder.report.reading import builds
@@ -207,3 +209,13 @@ def test_json_is_the_model(tmp_path: Path) -> None:
     found = report(large(50, 3))
     again: Any = Report.model_validate_json(found.model_dump_json())
     assert again == found
+
+
+@pytest.mark.parametrize("seconds", [33, 37, 41, 47, 53, 59, 83])
+def test_no_time_of_a_run_covers_the_name_of_the_next(seconds: int) -> None:
+    """On a phone a time is as wide as a tenth of the drawing."""
+    first = broken_off().line(seconds, "m", m=1, n=1)
+    drawn = charts.timeline(report(first, resumed(began=BEGAN + 90_000)), {"": "c0", "_C": "c0"})
+    ticks = [float(x) for x in re.findall(r'class="tick" x="([0-9.]+)%"', drawn)]
+    (second,) = re.findall(r'class="tick" x="([0-9.]+)%"[^>]*>run 2<', drawn)
+    assert not [x for x in ticks if 0 < float(second) - x < 8.9]
