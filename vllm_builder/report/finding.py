@@ -51,8 +51,9 @@ def find(workspace: Workspace, name: str) -> Path:
     if not found:
         raise ReportMissing(
             f"Nothing was built in the workspace {workspace.root} yet that a report could be made of.",
-            why="Builds write a journal beside their log; those of earlier versions of vllm-builder did not.",
-            next="Build something, or name the folder of its build with --workspace.",
+            why="Builds write a journal beside their log; a wheel that came from the store was not built here, and "
+            "earlier versions of vllm-builder wrote none.",
+            next="Name the folder of its build with --workspace, or build (with --force what the store has).",
         )
     if name == "latest":
         return found[0][0]
