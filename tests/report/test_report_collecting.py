@@ -219,3 +219,29 @@ def test_no_time_of_a_run_covers_the_name_of_the_next(seconds: int) -> None:
     ticks = [float(x) for x in re.findall(r'class="tick" x="([0-9.]+)%"', drawn)]
     (second,) = re.findall(r'class="tick" x="([0-9.]+)%"[^>]*>run 2<', drawn)
     assert not [x for x in ticks if 0 < float(second) - x < 8.9]
+
+
+@pytest.mark.parametrize("outcome", ["failed", "interrupted", ""])
+def test_what_comes_after_the_last_unit_of_a_build_that_did_not_end_well_is_no_packing(outcome: str) -> None:
+    build = small()
+    build.lines = [line for line in build.lines if line["kind"] != "end"]
+    build.line(600, "m", m=1, n=1)
+    if outcome:
+        build.end(600, outcome)
+    else:
+        build.lines = [line for line in build.lines if line["kind"] != "run-end"]
+    found = report(build)
+    names = {phase.name for phase in found.phases}
+    assert "install and pack" not in names
+    assert "after the last finished unit" in names
+    drawn = charts.timeline(found, {"_C": "c0"})
+    assert ">pack<" not in drawn
+    assert "install and pack" in {phase.name for phase in report(small()).phases}
+
+
+def test_memory_is_written_in_round_numbers() -> None:
+    for mebibytes in (90, 330, 1430, 1600, 2900, 7000, 90_000):
+        build = small().line(39, "m", m=mebibytes * MEBIBYTE, n=1)
+        told = re.findall(r">([0-9.]+).(MiB|GiB)<", charts.memory_curve(report(build)))
+        assert told
+        assert all(len(number) <= 4 for number, _ in told), told

@@ -63,7 +63,8 @@ def timeline(report: Report, classes: dict[str, str]) -> str:
     out = [_grid(scale, rows * row)]
     number = 0
     for at, run in enumerate(report.runs):
-        out.append(_background(scale, at, run, rows * row))
+        unfinished = bool(run.ended) or (report.outcome == "running" and run is report.runs[-1])
+        out.append(_background(scale, at, run, rows * row, "not finished" if unfinished else "pack"))
         for unit in run.units:
             out.append(_bar(scale, at, unit, number, row, _class(unit, classes)))
             number += 1
@@ -82,7 +83,7 @@ def memory_curve(report: Report) -> str:
     scale = Scale.of(report.runs)
     highest = max((s.memory for run in report.runs for s in run.samples), default=0)
     step = _step(
-        highest / (1 << 20) / 3, (50, 100, 200, 250, 500, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
+        highest / (1 << 20) / 3, (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
     )
     top = step * max(1, math.ceil(highest / (1 << 20) / step)) * (1 << 20)
     lines = []
@@ -138,13 +139,13 @@ def _bar(scale: Scale, run: int, unit: Unit, number: int, row: int, kind: str) -
     )
 
 
-def _background(scale: Scale, at: int, run: Run, height: int) -> str:
-    """What is no unit: configuring before the first one, packing after the last; and where the next run begins."""
+def _background(scale: Scale, at: int, run: Run, height: int, after: str) -> str:
+    """What is no unit: configuring before the first one, what is ``after`` the last; and where the next run begins."""
     out = []
     first = min((unit.start for unit in run.units), default=run.seconds)
     last = max((unit.start + unit.seconds for unit in run.units), default=run.seconds)
     begun = "configure" if run.units else "no unit was finished"
-    for start, end, words in ((0.0, first, begun), (last, run.seconds, "pack")):
+    for start, end, words in ((0.0, first, begun), (last, run.seconds, after)):
         share = 100 * (end - start) / scale.total
         if share > 0.2:
             x = f"{scale.x(at, start):.3f}%"

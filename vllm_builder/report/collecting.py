@@ -61,7 +61,7 @@ def collect(builds: Sequence[RawBuild], at: int = -1) -> Report:
         began=moment(build.began),
         figures=_figures(build, stages, own),
         stages=stages,
-        phases=tuple(_phases(own)),
+        phases=tuple(_phases(own, running=outcome == "running")),
         runs=tuple(runs),
         reused=tuple(_reused(build, runs, older)),
         left_out=tuple(build.left_out),
@@ -299,9 +299,9 @@ def _totals(stages: Sequence[Stage]) -> dict[str, float]:
     return totals
 
 
-def _phases(runs: Sequence[Run]) -> list[Phase]:
+def _phases(runs: Sequence[Run], *, running: bool) -> list[Phase]:
     """Where the time of compiling went. Extensions overlap, so their wall times do not add up; core seconds do."""
-    before = after = idle = fruitless = 0.0
+    before = after = idle = fruitless = cut_off = 0.0
     spans: dict[str, list[tuple[float, float]]] = {}
     for run in runs:
         ends = [unit.start + unit.seconds for unit in run.units]
@@ -311,7 +311,12 @@ def _phases(runs: Sequence[Run]) -> list[Phase]:
             fruitless += first
         else:
             before += first
-            after += max(0.0, run.seconds - max(ends))
+            rest = max(0.0, run.seconds - max(ends))
+            if run.ended or (running and run is runs[-1]):
+                # Not packing: an edge that is not done, or failed, is in no log.
+                cut_off += rest
+            else:
+                after += rest
             busy = timeline.covered((u.start, u.start + u.seconds) for u in run.units)
             idle += max(0.0, max(ends) - first - busy)
         for unit in run.units:
@@ -338,6 +343,8 @@ def _phases(runs: Sequence[Run]) -> list[Phase]:
     found += sorted(parts, key=lambda phase: (-phase.core_seconds, phase.name))
     if idle > 0.05:
         found.append(Phase(name="between units", seconds=round(idle, 3)))
+    if cut_off:
+        found.append(Phase(name="after the last finished unit", seconds=round(cut_off, 3)))
     if after:
         found.append(Phase(name="install and pack", seconds=round(after, 3)))
     return found
