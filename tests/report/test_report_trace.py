@@ -76,6 +76,8 @@ def check(found: dict[str, Any]) -> None:
         [large(400, 16)],
         [Build().stage(0, "source").end(2, "failed")],
         [Build()],
+        # Lengths are of another clock than beginnings.
+        [Build().stage(0, "finish", 1.746).stage(1.745, "verify", 1.9).end(5)],
     ],
 )
 def test_the_trace_obeys_the_format(made: list[Build], tmp_path: Path) -> None:

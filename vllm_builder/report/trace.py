@@ -33,9 +33,13 @@ def trace(report: Report) -> dict[str, Any]:
     """The trace as JSON types."""
     events = _named(_STAGES, f"stages of {report.plan.version}")
     events += _thread(_STAGES, 1, "stages")
-    for stage in report.stages:
+    stages = sorted(report.stages, key=lambda one: one.start)
+    untils = [*(stage.start for stage in stages[1:]), float("inf")]
+    for stage, until in zip(stages, untils, strict=False):
+        # Where a stage began and how long it took are of two clocks; spans of a thread may not overlap.
+        seconds = min(stage.seconds, until - stage.start)
         events.append(
-            _span(_STAGES, 1, stage.name, "stage", stage.start, stage.seconds, {"summary": stage.summary})
+            _span(_STAGES, 1, stage.name, "stage", stage.start, seconds, {"summary": stage.summary})
         )
     compile_began = next((stage.start for stage in report.stages if stage.name == "compile"), 0.0)
     offset = compile_began if not any(run.earlier for run in report.runs) else 0.0
