@@ -245,3 +245,12 @@ def test_memory_is_written_in_round_numbers() -> None:
         told = re.findall(r">([0-9.]+).(MiB|GiB)<", charts.memory_curve(report(build)))
         assert told
         assert all(len(number) <= 4 for number, _ in told), told
+
+
+def test_a_native_layer_that_was_packed_is_nothing_to_remark_on() -> None:
+    build = Build().stage(0, "compile").line(0, "reused", what="native layer", detail="c0ffee")
+    found = report(build.line(1, "run", jobs=0).line(2, "m", m=1, n=0).line(9, "run-end").end(9))
+    assert found.remarks == ()
+    assert [phase.name for phase in found.phases] == ["install and pack"]
+    assert found.reused[0].what == "native layer"
+    assert "no unit was finished" not in charts.timeline(found, {})

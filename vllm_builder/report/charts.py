@@ -62,9 +62,11 @@ def timeline(report: Report, classes: dict[str, str]) -> str:
     height = rows * row + _AXIS
     out = [_grid(scale, rows * row)]
     number = 0
+    packed = any(one.what == "native layer" for one in report.reused)
     for at, run in enumerate(report.runs):
         unfinished = bool(run.ended) or (report.outcome == "running" and run is report.runs[-1])
-        out.append(_background(scale, at, run, rows * row, "not finished" if unfinished else "pack"))
+        after = "not finished" if unfinished else "pack"
+        out.append(_background(scale, at, run, rows * row, after, packed=packed))
         for unit in run.units:
             out.append(_bar(scale, at, unit, number, row, _class(unit, classes)))
             number += 1
@@ -139,12 +141,12 @@ def _bar(scale: Scale, run: int, unit: Unit, number: int, row: int, kind: str) -
     )
 
 
-def _background(scale: Scale, at: int, run: Run, height: int, after: str) -> str:
+def _background(scale: Scale, at: int, run: Run, height: int, after: str, *, packed: bool) -> str:
     """What is no unit: configuring before the first one, what is ``after`` the last; and where the next run begins."""
     out = []
     first = min((unit.start for unit in run.units), default=run.seconds)
     last = max((unit.start + unit.seconds for unit in run.units), default=run.seconds)
-    begun = "configure" if run.units else "no unit was finished"
+    begun = "configure" if run.units else "pack" if packed and not run.ended else "no unit was finished"
     for start, end, words in ((0.0, first, begun), (last, run.seconds, after)):
         share = 100 * (end - start) / scale.total
         if share > 0.2:

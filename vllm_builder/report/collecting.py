@@ -48,7 +48,8 @@ def collect(builds: Sequence[RawBuild], at: int = -1) -> Report:
         remarks.append(
             "The end of this build was not written; what was compiling then is in no list of units."
         )
-    if build.runs and not any(run.units for run in runs) and outcome != "running":
+    packed = any(what == "native layer" for what, _ in build.reused)
+    if build.runs and not any(run.units for run in runs) and outcome != "running" and not packed:
         remarks.append("ninja's logs name no unit that this build compiled.")
     own = [run for run in runs if not run.earlier]
     stages = _stages(build)
@@ -61,7 +62,7 @@ def collect(builds: Sequence[RawBuild], at: int = -1) -> Report:
         began=moment(build.began),
         figures=_figures(build, stages, own),
         stages=stages,
-        phases=tuple(_phases(own, running=outcome == "running")),
+        phases=tuple(_phases(own, running=outcome == "running", packed=packed)),
         runs=tuple(runs),
         reused=tuple(_reused(build, runs, older)),
         left_out=tuple(build.left_out),
@@ -299,7 +300,7 @@ def _totals(stages: Sequence[Stage]) -> dict[str, float]:
     return totals
 
 
-def _phases(runs: Sequence[Run], *, running: bool) -> list[Phase]:
+def _phases(runs: Sequence[Run], *, running: bool, packed: bool) -> list[Phase]:
     """Where the time of compiling went. Extensions overlap, so their wall times do not add up; core seconds do."""
     before = after = idle = fruitless = cut_off = 0.0
     spans: dict[str, list[tuple[float, float]]] = {}
@@ -307,8 +308,11 @@ def _phases(runs: Sequence[Run], *, running: bool) -> list[Phase]:
         ends = [unit.start + unit.seconds for unit in run.units]
         first = min((unit.start for unit in run.units), default=run.seconds)
         if not run.units:
-            # How far it came nobody knows: an edge that is not done is in no log.
-            fruitless += first
+            # How far it came nobody knows, unless nothing was to be compiled: an edge that is not done is in no log.
+            if packed and not run.ended:
+                after += first
+            else:
+                fruitless += first
         else:
             before += first
             rest = max(0.0, run.seconds - max(ends))
