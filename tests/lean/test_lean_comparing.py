@@ -12,11 +12,13 @@ from pathlib import Path
 from types import MappingProxyType
 
 import pytest
+from binary_helpers import nvcc
 
 from vllm_builder.errors import BuilderError
 from vllm_builder.lean import code, text
 from vllm_builder.lean.comparing import prove_unit
 from vllm_builder.lean.model import LeanProof, UnitProof
+from vllm_builder.lean.names import module_id
 from vllm_builder.lean.units import Unit, units
 
 Prove = Callable[..., UnitProof]
@@ -286,3 +288,43 @@ def test_a_table_without_any_comparison_says_so(capsys: pytest.CaptureFixture[st
     proofs = [{"unit": "csrc/d.cpp", "verdict": "untouched"}, {"unit": "csrc/e.cpp", "verdict": "falls back"}]
     show(LeanProof.model_validate({"version": "0.9.2+cpu", "device": "cpu", "total": 9, "units": proofs}))
     assert "Nothing is proven" in capsys.readouterr().out
+
+
+KERNELS = """#include <torch/all.h>
+namespace {
+__device__ int table[4];
+__global__ void scaled(int* p) { p[0] = table[1] * 3; }
+template <class T> struct Launch { static void run(T* p) { scaled<<<1, 1>>>(p); } };
+}
+template <class T> void launch(T* p) { Launch<T>::run(p); }
+template void launch<int>(int*);
+"""
+
+
+def test_a_unit_whose_names_hold_the_number_of_the_compilers_process(tmp_path: Path) -> None:
+    """nvcc puts it there where a unit defines nothing that others see except instantiations."""
+    tree = tmp_path / "tree"
+    for name, content in {
+        "torch/torch/all.h": "#pragma once\n#include <vector>\n",
+        "lean/torch/all.h": "#pragma once\n",
+        "csrc/unit.cu": KERNELS,
+    }.items():
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text(content)
+    include = f"-I{tree}/lean"
+    command = (nvcc(), include, "-isystem", f"{tree}/torch", "-arch=sm_100", f"{tree}/csrc/unit.cu")
+    unit = Unit("csrc/unit.cu", tree / "csrc/unit.cu", tree, command, include)
+    room = tmp_path / "room"
+    proof = prove_unit(unit, room, os.environ)
+    assert (proof.verdict, proof.differences) == ("same", ())
+    assert set(proof.device_code) == {"unit.ptx"}
+    ids = [module_id(room / way) for way in ("lean", "full")]
+    assert ids[0] != ids[1]
+    assert all(
+        one in (room / way / "unit.ptx").read_text() for one, way in zip(ids, ("lean", "full"), strict=True)
+    )
+    # Where more than that differs, it still counts.
+    unit.source.write_text(KERNELS.replace("* 3", "* FACTOR"))
+    (tree / "torch/torch/all.h").write_text("#pragma once\n#define FACTOR 5\n")
+    (tree / "lean/torch/all.h").write_text("#pragma once\n#define FACTOR 7\n")
+    assert "unit.ptx differs" in prove_unit(unit, room, os.environ).differences

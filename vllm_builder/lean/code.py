@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllm_builder.errors import BuilderError
+from vllm_builder.lean.names import settled
 
 if TYPE_CHECKING:
     from elftools.elf.elffile import ELFFile
@@ -40,8 +41,12 @@ class Code:
     """Functions that run when the library is loaded, and the lists of them -> what they refer to, in order."""
 
 
-def read(path: Path) -> Code:
+def read(path: Path, module: str = "") -> Code:
     """Read an object file (ELF, relocations with addends).
+
+    Args:
+        path: the object.
+        module: what :func:`.names.module_id` says of it.
 
     Raises:
         BuilderError: it is no such file.
@@ -51,7 +56,7 @@ def read(path: Path) -> Code:
 
     try:
         with path.open("rb") as file:
-            return _read(ELFFile(file))
+            return _read(ELFFile(file), module)
     except (ELFError, OSError, ValueError, KeyError) as error:
         raise BuilderError(f"The object {path.name} cannot be read.", why=str(error)) from error
 
@@ -93,18 +98,18 @@ def _contained(some: list[str], all_: list[str]) -> bool:
     return True
 
 
-def _read(elf: ELFFile) -> Code:
+def _read(elf: ELFFile, module: str) -> Code:
     table: Any = elf.get_section_by_name(".symtab")
     if table is None:
         return Code()
-    layout = _Layout(elf, table)
+    layout = _Layout(elf, table, module)
     code = Code()
     for index, section in enumerate(elf.iter_sections()):
         if section["sh_type"] in _AT_LOAD:
             found = [target for _, _, target in layout.references(index, 0, section["sh_size"])]
             code.initialisers.setdefault(section.name, []).extend(found)
     for symbol in table.iter_symbols():
-        name, info, index = symbol.name, symbol["st_info"], symbol["st_shndx"]
+        name, info, index = settled(symbol.name, module), symbol["st_info"], symbol["st_shndx"]
         if index == "SHN_UNDEF":
             if name:
                 code.undefined.add(name)
@@ -124,10 +129,11 @@ def _read(elf: ELFFile) -> Code:
 class _Layout:
     """Where things lie in one object, and so what a place in it means."""
 
-    def __init__(self, elf: ELFFile, table: SymbolTableSection) -> None:
+    def __init__(self, elf: ELFFile, table: SymbolTableSection, module: str) -> None:
         from elftools.elf.relocation import RelocationSection
 
         self._table: Any = table
+        self._module = module
         self._sections: list[Any] = list(elf.iter_sections())
         self._relocations: dict[int, list[tuple[int, int, int, int]]] = {}
         self._named: dict[int, list[tuple[int, str]]] = {}
@@ -140,7 +146,8 @@ class _Layout:
         for symbol in self._table.iter_symbols():
             index = symbol["st_shndx"]
             if isinstance(index, int) and symbol["st_info"]["type"] in _KINDS:
-                self._named.setdefault(index, []).append((symbol["st_value"], symbol.name))
+                name = settled(symbol.name, module)
+                self._named.setdefault(index, []).append((symbol["st_value"], name))
         for places in self._named.values():
             places.sort()
         self._data: dict[int, bytes] = {}
@@ -166,7 +173,7 @@ class _Layout:
 
     def _target(self, number: int, addend: int) -> str:
         symbol = self._table.get_symbol(number)
-        index, name = symbol["st_shndx"], symbol.name
+        index, name = symbol["st_shndx"], settled(symbol.name, self._module)
         local = symbol["st_info"]["type"] == "STT_SECTION"
         if not isinstance(index, int) or (name and not local and not name.startswith(".L")):
             return f"{name}{addend:+d}"
@@ -201,6 +208,8 @@ class _Layout:
         end = place
         while any(data[end : end + width]):
             end += width
+        if width == 1:
+            return settled(data[place:end].decode("latin-1"), self._module).encode("latin-1")
         return data[place:end]
 
     def _bytes(self, index: int) -> bytes:

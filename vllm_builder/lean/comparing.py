@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from vllm_builder.fs import make_dir, os_errors, remove_tree, sha256_file
-from vllm_builder.lean import code, text
+from vllm_builder.fs import make_dir, os_errors, remove_tree
+from vllm_builder.lean import code, names, text
 from vllm_builder.lean.model import UnitProof
 from vllm_builder.lean.units import Run, Unit, run
 
@@ -44,7 +45,7 @@ def prove_unit(unit: Unit, room: Path, environ: Mapping[str, str]) -> UnitProof:
         return UnitProof(unit=unit.name, verdict="falls back", error=lean.error, full=full.way, lean=lean.way)
     found = _text(unit, room, environ)
     device, other = _device(room)
-    lean_code, full_code = code.read(room / "lean/unit.o"), code.read(room / "full/unit.o")
+    lean_code, full_code = _object(room, "lean"), _object(room, "full")
     apart = code.differences(lean_code, full_code)
     inlined: list[str] = []
     if apart and found:
@@ -57,7 +58,7 @@ def prove_unit(unit: Unit, room: Path, environ: Mapping[str, str]) -> UnitProof:
             if done.status:
                 found.append(f"does not compile without optimisation: {done.error}")
         if not found:
-            found += code.differences(code.read(room / "lean/unit.o"), code.read(room / "full/unit.o"))
+            found += code.differences(_object(room, "lean"), _object(room, "full"))
         if not found:
             inlined = [one.removesuffix(" differs") for one in apart if one.endswith(" differs")]
     found += other
@@ -97,13 +98,24 @@ def _text(unit: Unit, room: Path, environ: Mapping[str, str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def _object(room: Path, way: str) -> code.Code:
+    return code.read(room / way / "unit.o", names.module_id(room / way))
+
+
+def _hash(path: Path) -> str:
+    """SHA-256 of PTX, without what a process put into its names; empty where there is no file."""
+    if not path.is_file():
+        return ""
+    with os_errors(f"reading {path}"):
+        found = names.settled(path.read_text("latin-1"), names.module_id(path.parent))
+    return hashlib.sha256(found.encode("latin-1")).hexdigest()
+
+
 def _device(room: Path) -> tuple[dict[str, str], list[str]]:
     """Hashes of PTX that is the same both ways, and what speaks against that."""
     same, found = {}, []
     for name in sorted({path.name for way in ("lean", "full") for path in (room / way).glob(_PTX)}):
-        hashes = [
-            sha256_file(path) if (path := room / way / name).is_file() else "" for way in ("lean", "full")
-        ]
+        hashes = [_hash(room / way / name) for way in ("lean", "full")]
         if hashes[0] == hashes[1]:
             same[name] = hashes[0]
         else:
