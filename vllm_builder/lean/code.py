@@ -26,6 +26,7 @@ _INITIALISER = re.compile(r"^_GLOBAL__sub_I_|^_Z\d+__static_initialization_and_d
 _KINDS = {"STT_FUNC", "STT_OBJECT", "STT_TLS", "STT_GNU_IFUNC", "STT_LOOS", "STT_COMMON"}
 _AT_LOAD = {"SHT_INIT_ARRAY", "SHT_FINI_ARRAY", "SHT_PREINIT_ARRAY"}
 _ALLOC, _CODE, _MERGE, _STRINGS = 0x2, 0x4, 0x10, 0x20
+_DEVICE = ".nv_fatbin"
 
 
 @dataclass(slots=True)
@@ -188,14 +189,17 @@ class _Layout:
         if before >= 0:
             return f"{named[before][1]}+{place - named[before][0]}{rest:+d}"
         # A constant or a table of jumps without a name: where it ends is not said, so all of the section counts.
-        return f"{section.name}+{place}{rest:+d} {self._whole(index)}"
+        return f"{settled(section.name, self._module)}+{place}{rest:+d} {self._whole(index)}"
 
     def _whole(self, index: int) -> str:
-        """Hash of a section; empty for code, whose section is named after it, and while it is being made."""
+        """Hash of a section; empty for code, whose section is named after it, and while it is being made.
+
+        Empty for device code as well, in which names are that :func:`settled` cannot mend: PTX stands for it.
+        """
         if index not in self._wholes:
             section = self._sections[index]
             self._wholes[index] = ""
-            if section["sh_flags"] & _ALLOC and not section["sh_flags"] & _CODE:
+            if section["sh_flags"] & _ALLOC and not section["sh_flags"] & _CODE and section.name != _DEVICE:
                 size = section["sh_size"]
                 self._wholes[index] = self.hash(index, 0, size, "section")
         return self._wholes[index]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-_STUB = re.compile(r"_Z\d+(?=__device_stub_)")
+_STUB = re.compile(r"Z\d+(?=__device_stub_)")
 _FOLLOWS = ("_INTERNAL", "_GLOBAL__N_")
 
 
@@ -30,5 +30,5 @@ def settled(text: str, module: str) -> str:
         # How long a process's number is, is in the length before the name.
         text = text.replace(f"{len(whole)}{whole}", f"{prefix}_MODULE")
     if module in text or "_MODULE" in text:
-        text = _STUB.sub("_Z", text.replace(module, "_MODULE"))
+        text = _STUB.sub("Z", text.replace(module, "_MODULE"))
     return text
