@@ -14,17 +14,9 @@ from hypothesis import strategies as st
 
 from vllm_builder.events import Event, Output
 from vllm_builder.stages.compile import learned, schedule, scheduling
+from vllm_builder.stages.compile.buildfile import POOL, objects, rearrange
 from vllm_builder.stages.compile.model import Compiler, CompileSpec
-from vllm_builder.stages.compile.schedule import (
-    GIB,
-    POOL,
-    Schedule,
-    Unit,
-    choose,
-    classed,
-    objects,
-    rearrange,
-)
+from vllm_builder.stages.compile.packing import GIB, Schedule, Unit, choose, classed
 from vllm_builder.stages.environment.model import Environment
 
 MakeTree = Callable[..., Path]

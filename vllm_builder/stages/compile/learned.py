@@ -19,7 +19,7 @@ from filelock import FileLock
 from vllm_builder.errors import BuilderError
 from vllm_builder.fs import make_dir, write_atomic
 from vllm_builder.model import digest
-from vllm_builder.stages.compile import schedule
+from vllm_builder.stages.compile import buildfile, schedule
 from vllm_builder.stages.compile.model import CompileSpec
 
 # A unit that took much less than before came from the compiler cache.
@@ -95,7 +95,7 @@ def _measured(tree: Path) -> dict[str, float]:
     found: dict[str, float] = {}
     for log in (tree / "build").glob("temp*/.ninja_log"):
         try:
-            sources = schedule.objects((log.parent / "build.ninja").read_text())
+            sources = buildfile.objects((log.parent / "build.ninja").read_text())
             lines = log.read_text(errors="replace").splitlines()
         except OSError:
             continue
