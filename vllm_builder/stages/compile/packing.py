@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 
 GIB = 1 << 30
 _STEP = GIB // 4
-_TRIES = 60_000
-"""Units that are placed in the search for a good order: about a second."""
+_TRIES = 150_000
+"""Units that are placed in the search for a good order: one to two seconds."""
 _NEAR = 1.005
 """Near enough to the bound to stop searching."""
 
