@@ -182,7 +182,8 @@ def packed(units: Sequence[Unit], jobs: int, memory: int) -> Packing:
         if attempt < len(keys):
             tried = [keys[attempt](unit) for unit in units]
         else:
-            tried = [value * math.exp(dice.gauss(0, dice.choice((0.05, 0.2, 0.5)))) for value in values]
+            share, change = dice.choice(((1.0, 0.05), (1.0, 0.3), (0.1, 1.0), (0.02, 2.0)))
+            tried = [v * math.exp(dice.gauss(0, change)) if dice.random() < share else v for v in values]
         order = sorted(range(len(units)), key=lambda i: -tried[i])
         seconds, starts = _placed(units, order, jobs, memory)
         if best is None or seconds < best[0]:

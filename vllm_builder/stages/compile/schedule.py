@@ -50,7 +50,7 @@ UNITS = Path(__file__).with_name("units.toml")
 
 _MARGIN = 1.25
 """What another content of the same file may need, over what this one did."""
-_FINE = 1 << 26
+_FINE = 1 << 25
 """Bytes that peaks are rounded up to, where units are packed."""
 _TIMED = 0.8
 """Share of the work whose time must have been measured here, before it is settled beforehand what waits for what."""
