@@ -100,6 +100,10 @@ def simulate(
     """
     edges, depths = parse(text)
     made_by = {output: edge for edge in edges for output in edge.outputs}
+    # A phony statement that nothing has to be made for is no matter to ninja.
+    for edge in edges:
+        if edge.rule == "phony" and not any(i in made_by for i in edge.inputs):
+            made_by = {output: other for output, other in made_by.items() if other is not edge}
     wanted = _wanted(edges, made_by, tuple(targets))
     followers: dict[int, list[Edge]] = defaultdict(list)
     missing: dict[int, int] = {}
