@@ -41,7 +41,7 @@ from typing import Any
 from ninjasim import Edge, Run, simulate
 
 from vllm_builder.report import ninjalog
-from vllm_builder.stages.compile import buildfile, packing, schedule
+from vllm_builder.stages.compile import buildfile, learned, packing, schedule
 from vllm_builder.stages.compile.jobs import memory_per_job
 from vllm_builder.stages.compile.packing import GIB, Schedule, Unit
 
@@ -99,7 +99,11 @@ def read(path: Path) -> list[Recorded]:
     """
     text = path.read_text(errors="replace")
     if path.suffix == ".json":
-        found = [Recorded(n, u["seconds"], u["peak"] or None) for n, u in json.loads(text)["units"].items()]
+        # Not in the package's own way of reading: a damaged file is no empty one here.
+        table = json.loads(text)
+        if not isinstance(table, dict) or not isinstance(table.get("units"), dict):
+            raise ValueError("It is no table of learned units.")
+        found = [Recorded(n, u["seconds"], u["peak"] or None) for n, u in learned.read(path).items()]
     elif path.suffix == ".jsonl":
         found = _journal(text)
     elif edges := ninjalog.edges(text):
@@ -167,17 +171,17 @@ def arranged(units: Sequence[Recorded], cores: int, memory: int) -> tuple[str, i
     """What the builder makes of it: the build.ninja, the jobs, and what it says."""
     with tempfile.TemporaryDirectory(prefix="replay.") as name:
         tree = Path(name)
-        learned = {}
+        known = {}
         for unit in units:
             source = tree / unit.source
             source.parent.mkdir(parents=True, exist_ok=True)
             source.write_text("")
-            learned[unit.source] = {
+            known[unit.source] = {
                 "seconds": unit.seconds,
                 "peak": unit.peak or 0,
                 "content": schedule.content(source),
             }
-        (tree / "learned.json").write_text(json.dumps({"units": learned}))
+        (tree / "learned.json").write_text(json.dumps({"units": known}))
         (tree / "build.ninja").write_text(as_cmake_writes(units, tree))
         ninja = shutil.which("ninja") or shutil.which("true")
         (tree / "CMakeCache.txt").write_text(f"CMAKE_MAKE_PROGRAM:FILEPATH={ninja}\n")

@@ -21,6 +21,7 @@ GIB = 1 << 30
 _STEP = GIB // 4
 _TRIES = 150_000
 """Units that are placed in the search for a good order: one to two seconds."""
+_ORDERS = 2000
 _NEAR = 1.005
 """Near enough to the bound to stop searching."""
 
@@ -159,7 +160,7 @@ def _rounded(share: float, most: int) -> float:
     return share if abs(scaled - round(scaled)) < 1e-9 else math.floor(scaled) / most
 
 
-def packed(units: Sequence[Unit], jobs: int, memory: int) -> Packing:
+def packed(units: Sequence[Unit], jobs: int, memory: int, *, tries: int = _TRIES) -> Packing:
     """A packing that ends early: the best of some orders, and of random changes of those (always the same ones).
 
     A unit that needs more than all memory runs alone.
@@ -168,6 +169,7 @@ def packed(units: Sequence[Unit], jobs: int, memory: int) -> Packing:
         units: what is to be compiled.
         jobs: most compilers at once.
         memory: bytes for all of them.
+        tries: how many units may be placed in the search.
     """
     units = [replace(u, peak=min(u.peak, memory)) for u in units]
     goal = bound(units, jobs, memory) * _NEAR
@@ -178,7 +180,7 @@ def packed(units: Sequence[Unit], jobs: int, memory: int) -> Packing:
     dice = random.Random(0)
     best: tuple[float, list[int], list[float]] | None = None
     values: list[float] = []
-    for attempt in range(max(len(keys), _TRIES // max(1, len(units)))):
+    for attempt in range(max(len(keys), min(_ORDERS, tries // max(1, len(units))))):
         if attempt < len(keys):
             tried = [keys[attempt](unit) for unit in units]
         else:
