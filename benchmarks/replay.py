@@ -16,8 +16,9 @@ The bound is the most of: all work over the cores; the longest unit; and what me
 bytes over the memory there is, and how many units of a size can run at once; see packing.bound). No order can do
 better. Columns: "ninja" is ninja's own order with a job for each core, whatever memory that takes; "ninja, safe" the same
 with so few jobs that memory would do; "pool" longest first with one pool for heavy units; "jobserver" a perfect one that
-gives the next turn, longest first, as soon as the memory for it is there; "ours". Times are shares of the bound, memory
-a share of what there is. The exit status is 1 where ours is over --goal or over memory.
+gives the next turn, longest first, as soon as the memory for it is there; "ours"; and "first", ours where nothing was
+learned yet, so that peaks are guessed and not trusted to be low. Times are shares of the bound, memory a share of what
+there is. The exit status is 1 where ours is over --goal, or over memory although every unit fits.
 """
 
 from __future__ import annotations
@@ -167,8 +168,16 @@ def as_cmake_writes(units: Sequence[Recorded], tree: Path) -> str:
     return "\n".join(lines)
 
 
-def arranged(units: Sequence[Recorded], cores: int, memory: int) -> tuple[str, int, str]:
-    """What the builder makes of it: the build.ninja, the jobs, and what it says."""
+def arranged(
+    units: Sequence[Recorded], cores: int, memory: int, *, first: bool = False
+) -> tuple[str, int, str]:
+    """What the builder makes of it: the build.ninja, the jobs, and what it says.
+
+    With ``first`` nothing was learned: all it knows is what ships.
+    """
+    peaks = [] if first else [unit.peak or 0 for unit in units]
+    per_job, _ = memory_per_job("cuda", 1, peaks)
+    wanted = max(1, min(cores, memory // per_job))
     with tempfile.TemporaryDirectory(prefix="replay.") as name:
         tree = Path(name)
         known = {}
@@ -176,6 +185,8 @@ def arranged(units: Sequence[Recorded], cores: int, memory: int) -> tuple[str, i
             source = tree / unit.source
             source.parent.mkdir(parents=True, exist_ok=True)
             source.write_text("")
+            if first:
+                continue
             known[unit.source] = {
                 "seconds": unit.seconds,
                 "peak": unit.peak or 0,
@@ -187,10 +198,10 @@ def arranged(units: Sequence[Recorded], cores: int, memory: int) -> tuple[str, i
         (tree / "CMakeCache.txt").write_text(f"CMAKE_MAKE_PROGRAM:FILEPATH={ninja}\n")
         settings = {
             "tree": name, "learned": f"{tree}/learned.json", "memory": memory,
-            "jobs": cores, "threads": 1, "fixed": False,
+            "jobs": wanted, "threads": 1, "fixed": False,
         }  # fmt: skip
         with contextlib.redirect_stdout(io.StringIO()) as said:
-            arguments = schedule.arranged(["--build", name, f"-j={cores}"], settings)
+            arguments = schedule.arranged(["--build", name, f"-j={wanted}"], settings)
         jobs = int(arguments[2].removeprefix("-j="))
         return (
             (tree / "build.ninja").read_text(),
@@ -256,10 +267,9 @@ def replay(units: Sequence[Recorded], cores: int, memory: int, wrong: float = 0.
     pool: Schedule = packing.choose(list(classes.values()), cores, memory)
     run("pool", buildfile.rearrange(plain, classes, pool), pool.jobs)
     note("jobserver", *jobserver(list(expected.values()), list(takes.values()), cores, memory))
-    peaks = [unit.peak or 0 for unit in units]
-    per_job, _ = memory_per_job("cuda", 1, peaks)
-    text, jobs, said = arranged(units, max(1, min(cores, memory // per_job)), memory)
+    text, jobs, said = arranged(units, cores, memory)
     run("ours", text, jobs)
+    run("first", *arranged(units, cores, memory, first=True)[:2])
     return Row(cores, memory / GIB, round(least, 1), outcomes, said)
 
 
