@@ -13,7 +13,8 @@ learned, and what comes out runs in a model of ninja (ninjasim.py, which a test 
 if each unit held its peak for as long as it runs; one without a record counts as units.toml says. Links count nothing.
 
 The bound is the most of: all work over the cores; the longest unit; and what memory makes unavoidable (all seconds times
-bytes over the memory there is, and how many units of a size can run at once; see packing.bound). No order can do
+bytes over the memory there is, and how many units of a size can run at once, see packing.bound; on up to 8 cores,
+where that leaves gaps, also a linear program over all sets of units that fit together, see fitting.py). No order can do
 better. Columns: "ninja" is ninja's own order with a job for each core, whatever memory that takes; "ninja, safe" the same
 with so few jobs that memory would do; "pool" longest first with one pool for heavy units; "jobserver" a perfect one that
 gives the next turn, longest first, as soon as the memory for it is there; "ours"; and "first", ours where nothing was
@@ -39,6 +40,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import fitting
 from ninjasim import Edge, Run, simulate
 
 from vllm_builder.report import ninjalog
@@ -51,6 +53,8 @@ CORES = (2, 4, 8, 16, 32, 64, 128, 256)
 PER_CORE = (4.0, 3.0, 2.0, 1.5)
 """GiB of memory a core: what clouds sell is mostly 4, sometimes 2."""
 GOAL = 1.05
+FEW = 8
+"""Cores up to which the bound by linear program is worth its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +254,10 @@ def replay(units: Sequence[Recorded], cores: int, memory: int, wrong: float = 0.
         o: u.seconds * math.exp(dice.gauss(0, wrong)) if wrong else u.seconds for o, u in expected.items()
     }
     least = packing.bound([replace(u, seconds=takes[o]) for o, u in expected.items()], cores, memory)
+    if cores <= FEW and memory >= GIB:
+        least = max(
+            least, fitting.least([replace(u, seconds=takes[o]) for o, u in expected.items()], cores, memory)
+        )
     outcomes: dict[str, Outcome] = {}
 
     def note(name: str, seconds: float, held: int) -> None:

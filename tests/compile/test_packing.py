@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+import fitting
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ninjasim import Run, simulate
@@ -119,6 +120,21 @@ def test_the_bound_knows_how_many_fit() -> None:
     # Of three that need over a third, two fit at once, and beside one over two thirds none of them does.
     assert packing.bound([Unit(60, 4 * GIB)] * 4, 8, 10 * GIB) == 120
     assert packing.bound([Unit(60, 7 * GIB)] * 2 + [Unit(60, 4 * GIB)] * 2, 8, 10 * GIB) == 180
+
+
+@given(units_strategy.filter(bool), st.integers(1, 8), st.integers(GIB, 32 * GIB))
+@settings(max_examples=40, deadline=None)
+def test_the_linear_programs_bound_is_one_too(units: list[Unit], jobs: int, memory: int) -> None:
+    assert fitting.least(units, jobs, memory) <= packing.packed(units, jobs, memory, tries=300).seconds * (
+        1 + 1e-9
+    )
+
+
+def test_the_linear_program_sees_that_cores_and_memory_cannot_both_be_full() -> None:
+    # Two of 6 GiB fill the memory and leave cores, with four at once there is memory to spare: 80 s of the one, 20 of the other.
+    units = [Unit(60, 6 * GIB)] * 2 + [Unit(60, GIB)] * 4
+    assert packing.bound(units, 4, 12 * GIB) == 90
+    assert abs(fitting.least(units, 4, 12 * GIB) - 100) < 1e-6
 
 
 def test_the_same_units_are_packed_the_same_way() -> None:
