@@ -131,7 +131,7 @@ def test_the_linear_programs_bound_is_one_too(units: list[Unit], jobs: int, memo
 
 
 def test_the_linear_program_sees_that_cores_and_memory_cannot_both_be_full() -> None:
-    # Two of 6 GiB fill the memory and leave cores, with four at once there is memory to spare: 80 s of the one, 20 of the other.
+    # Two of 6 GiB fill the memory and leave cores; four at once leave memory. 20 s of the one and 80 s of the other.
     units = [Unit(60, 6 * GIB)] * 2 + [Unit(60, GIB)] * 4
     assert packing.bound(units, 4, 12 * GIB) == 90
     assert abs(fitting.least(units, 4, 12 * GIB) - 100) < 1e-6

@@ -6,8 +6,8 @@ Two kinds of schedule, each safe whatever the units' times turn out to be, as lo
   decided while compiling, so wrong times cost little; but light units may never use what heavy ones leave free.
 - :func:`packed`: every unit is started when others have left enough memory, and which those are is settled before.
   In the replay of a whole wheel (benchmarks/replay.py: 140 units, 4 to 64 cores with 1.5 to 4 GiB each) that ends at
-  1.00 to 1.04 times the bound and the pool at 1.00 to 1.93 times; with every time wrong by 20 %, at 1.02 to 1.22 and
-  1.00 to 1.94 times. Pools alone cannot do it: they share memory out for the worst moment, once for the whole build.
+  1.00 to 1.03 times the bound and the pool at 1.00 to 1.92 times; with every time wrong by 20 %, at 1.00 to 1.24 and
+  1.00 to 1.93 times. Pools alone cannot do it: they share memory out for the worst moment, once for the whole build.
 """
 
 from __future__ import annotations
