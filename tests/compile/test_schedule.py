@@ -14,17 +14,9 @@ from hypothesis import strategies as st
 
 from vllm_builder.events import Event, Output
 from vllm_builder.stages.compile import learned, schedule, scheduling
+from vllm_builder.stages.compile.buildfile import POOL, objects, rearrange
 from vllm_builder.stages.compile.model import Compiler, CompileSpec
-from vllm_builder.stages.compile.schedule import (
-    GIB,
-    POOL,
-    Schedule,
-    Unit,
-    choose,
-    classed,
-    objects,
-    rearrange,
-)
+from vllm_builder.stages.compile.packing import GIB, Schedule, Unit, choose, classed
 from vllm_builder.stages.environment.model import Environment
 
 MakeTree = Callable[..., Path]
@@ -129,7 +121,7 @@ def test_shipped_times_and_kinds() -> None:
     )
     assert of("csrc/cache_kernels.cu", threads=4).peak == 4 * of("csrc/cache_kernels.cu").peak
     assert of("csrc/torch_bindings.cpp", threads=4).peak == 2 * GIB
-    assert of("vllm/third_party/vllm-flash-attn/csrc/flash_attn/src/flash_fwd.cu").peak == int(4.5 * GIB)
+    assert of("vllm/third_party/vllm-flash-attn/csrc/flash_attn/src/flash_fwd.cu").peak == 5 * GIB
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"units": 3}', '{"units": {"a": 3}}', "\0"])
@@ -249,6 +241,88 @@ def test_heavy_units_come_first_and_never_together(
     again = build(many, tree, environment)
     assert again.units == 0
     assert POOL not in next((tree / "build").glob("temp*/build.ninja")).read_text()
+
+
+def test_units_wait_until_others_leave_them_memory(
+    spec: CompileSpec,
+    make_tree: MakeTree,
+    environment: Environment,
+    wrapper: Wrapper,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scheduling, "memory_for_jobs", lambda root: 8 * GIB)
+    tree = make_tree(units=8)
+    many = spec.model_copy(
+        update={"compilers": (wrapper(watched(tmp_path)),), "jobs": 4, "learned_dir": str(tmp_path / "units")}
+    )
+    # A pool would have one heavy unit at a time, or two units at most; beside each of these fit two of the others.
+    peaks = {n: 5.5 if n < 2 else 3.5 if n < 4 else 1.0 for n in range(8)}
+    teach(many, tree, {n: (60 + n, peak) for n, peak in peaks.items()})
+    events: list[Event] = []
+    build(many, tree, environment, events)
+    said = [e.line for e in events if isinstance(e, Output) and "Scheduling" in e.line]
+    assert len(said) == 1
+    assert said[0].endswith("of 8 units wait until others leave them enough of 8.0 GiB")
+    running: set[int] = set()
+    most = 0.0
+    for line in (tmp_path / "trace").read_text().splitlines():
+        what, unit = line.split()
+        number = int(unit.removeprefix("unit_").removesuffix(".cpp"))
+        running.add(number) if what == "begin" else running.discard(number)
+        most = max(most, sum(peaks[n] for n in running))
+    assert 5.5 < most <= 8
+    assert not running
+
+    # A unit that is edited is compiled alone: what waits for it is done and stays.
+    (tree / "csrc/unit_0.cpp").write_text((tree / "csrc/unit_0.cpp").read_text() + "// edited\n")
+    (tmp_path / "trace").unlink()
+    build(many, tree, environment)
+    assert {line.split()[1] for line in (tmp_path / "trace").read_text().splitlines()} == {"unit_0.cpp"}
+    # With memory for all nothing waits, and nothing is compiled for that.
+    monkeypatch.setattr(scheduling, "memory_for_jobs", lambda root: 64 * GIB)
+    assert build(many, tree, environment).units == 0
+    assert "vllm_builder" not in next((tree / "build").glob("temp*/build.ninja")).read_text()
+
+
+def test_what_leads_in_a_circle_is_left_to_a_pool(
+    tmp_path: Path, environment: Environment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # b.cpp is made from a.cpp's object: a.cpp must not wait for it.
+    sources = {name: tmp_path / f"{name}.cpp" for name in "abcdef"}
+    lines = ["rule CXX_COMPILER__x", "  command = true", "rule make", "  command = touch $out"]
+    for name, source in sources.items():
+        lines.append(f"build {name}.o: CXX_COMPILER__x {source}")
+        if name != "b":
+            source.touch()
+    lines.append(f"build {sources['b']}: make a.o")
+    (tmp_path / "build.ninja").write_text("\n".join(lines) + "\n")
+    (tmp_path / "CMakeCache.txt").write_text(f"CMAKE_MAKE_PROGRAM:FILEPATH={environment.bin / 'ninja'}\n")
+    takes = {
+        "a": (10, 3.9),
+        "b": (400, 3.9),
+        "c": (300, 1.9),
+        "d": (300, 1.9),
+        "e": (300, 1.9),
+        "f": (290, 0.1),
+    }
+    table = {
+        f"{n}.cpp": {"seconds": s, "peak": int(p * GIB), "content": schedule.content(sources[n])}
+        for n, (s, p) in takes.items()
+    }
+    (tmp_path / "learned.json").write_text(json.dumps({"units": table}))
+    settings = {
+        "tree": str(tmp_path),
+        "learned": str(tmp_path / "learned.json"),
+        "memory": 6 * GIB,
+        "jobs": 4,
+        "threads": 1,
+        "fixed": False,
+    }
+    schedule.arranged(["--build", str(tmp_path), "-j=4"], settings)
+    text = (tmp_path / "build.ninja").read_text()
+    assert "vllm_builder_after" not in text
+    assert "wait" not in capsys.readouterr().out
 
 
 def test_jobs_are_lowered_where_memory_is_short(

@@ -28,9 +28,9 @@ def auto_jobs(
     """The number of compilers to run at once, and why.
 
     The least of: the cores that this process may use, the CPU quota of its cgroup, and the memory that is
-    free (of the machine and of the cgroup) less 1 GiB, divided by what a compiler needs: three quarters of the
-    units that were measured before need no more, or else the default of the kind (units.toml). Units that need
-    more than that are then kept from running all together (see :mod:`.schedule`).
+    free (of the machine and of the cgroup) less 1 GiB, divided by what a light compiler needs: nine in ten of the
+    units that were measured before need more; or else by the default of the kind (units.toml). That is how many may run
+    at most: heavier ones are then kept from running all together (see :mod:`.schedule`).
 
     Args:
         device: what is compiled.
@@ -43,7 +43,7 @@ def auto_jobs(
     quota = _cpu_quota(root)
     if quota is not None:
         limits.append((max(1, int(quota)), f"a CPU quota of {quota:g}"))
-    per_job, how = _per_job(device, nvcc_threads, peaks)
+    per_job, how = memory_per_job(device, nvcc_threads, peaks)
     for free, whose in _free_memory(root):
         fitting = max(1, _less_reserve(free) // per_job)
         limits.append(
@@ -67,10 +67,11 @@ def _less_reserve(free: int) -> int:
     return free - min(_RESERVE, int(free * _RESERVED_SHARE))
 
 
-def _per_job(device: Device, threads: int, peaks: Collection[int]) -> tuple[int, str]:
+def memory_per_job(device: Device, threads: int, peaks: Collection[int]) -> tuple[int, str]:
+    """Bytes to count for a compiler, and where they are from, empty for the default."""
     measured = sorted(peak for peak in peaks if peak > 0)
     if len(measured) >= _FEW:
-        return max(GIB // 4, measured[len(measured) * 3 // 4]), f", as {len(measured)} units were measured"
+        return max(GIB // 4, measured[len(measured) // 10]), f", as {len(measured)} units were measured"
     if device == "empty":
         return GIB, ""
     table = tomllib.loads(UNITS.read_text())

@@ -56,6 +56,8 @@ class CompileSpec(Model):
     learned_dir: Free[str] = ""
     """Folder for what is measured of translation units; empty: nothing is kept."""
     nvcc_threads: Free[int] = 1
+    lean_headers: Free[bool] = False
+    """The patch set ``lean-headers`` takes part. The patch is part of the digest; here it tells times apart."""
     compiler_cache: Free[CompilerCache] = "off"
     compiler_cache_dir: Free[str] = ""
     isolate: Free[bool] = False

@@ -6,9 +6,14 @@ called cmake, first on PATH, runs this file as
     python -I -S -B schedule.py SETTINGS.json REAL_CMAKE --build . -j=8 --target=_C ...
 
 which rearranges the build.ninja that CMake has just written and then becomes the real cmake. ninja starts
-units of equal rank in the order of their build statements, and a pool bounds how many of its units run at
-once; both are plain text in build.ninja, and neither makes ninja compile anything again. Should anything be
-unusual, the file is left as it is: the order is worth minutes, not a failed build.
+units of equal rank in the order of their build statements, a pool bounds how many of its units run at once, and
+a unit does not start before what stands behind ``||`` in its statement; all three are plain text in build.ninja, and
+none makes ninja compile anything again. Should anything be unusual, the file is left as it is: the order is worth
+minutes, not a failed build.
+
+ninja 1.13 would also take its turns from a GNU make jobserver, where setup.py did not pass -j. But whoever gives
+turns can neither tell which unit takes one nor keep one from being taken again by the ninja that just gave it back,
+so memory would not be safe; and in the replay even a perfect jobserver ends later than what is done here.
 
 It is also the moment to say how much of a broken-off build is done: nothing has been compiled yet.
 """
@@ -19,50 +24,41 @@ import contextlib
 import hashlib
 import itertools
 import json
-import math
 import os
 import re
 import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-GIB = 1 << 30
-POOL = "vllm_builder_heavy"
+if __package__:
+    from vllm_builder.stages.compile import packing
+    from vllm_builder.stages.compile.buildfile import objects, rearrange
+    from vllm_builder.stages.compile.packing import GIB, Schedule, Unit, choose, classed
+else:  # By path, as above: with the standard library and the two files beside this one.
+    sys.path.append(str(Path(__file__).parent))
+    import packing  # type: ignore[import-not-found, no-redef]
+    from buildfile import objects, rearrange  # type: ignore[import-not-found, no-redef]
+    from packing import GIB, Schedule, Unit, choose, classed  # type: ignore[no-redef]
+
 UNITS = Path(__file__).with_name("units.toml")
 
-_STEP = GIB // 4
-_BUILD = re.compile(
-    r"^build (?P<object>(?:\$.|[^\s$:])+)(?: [^:\n]*)?: (?:C|CXX|CUDA|HIP)_COMPILER__\S+ (?P<source>(?:\$.|[^\s$])+)"
-)
+_MARGIN = 1.25
+"""What another content of the same file may need, over what this one did."""
+_FINE = 1 << 25
+"""Bytes that peaks are rounded up to, where units are packed."""
+_TIMED = 0.8
+"""Share of the work whose time must have been measured here, before it is settled beforehand what waits for what."""
+_GOOD = 1.05
+"""A pool that comes as near to the bound as this is left alone: it minds wrong times less."""
+_BETTER = 0.97
+"""Of the pool's time, what a packing has to end in."""
 _JOBS = re.compile(r"^(-j=?|--parallel=?)(\d+)$")
-
-
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """What a translation unit is expected to take. ``known``: measured, not guessed by its kind."""
-
-    seconds: float
-    peak: int
-    """Bytes."""
-    known: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """``jobs`` compilers at once, of which at most ``depth`` on units with a peak over ``limit`` bytes.
-
-    ``depth`` 0: there is no such unit.
-    """
-
-    jobs: int
-    limit: int = 0
-    depth: int = 0
 
 
 def estimate(
@@ -87,9 +83,11 @@ def estimate(
     seconds = float(found.get("seconds") or seconds)
     measured = int(found.get("peak") or 0)
     if not measured:
-        return Unit(seconds, peak)
+        return Unit(seconds, peak, timed=True)
+    if found.get("content") == content(Path(source)):
+        return Unit(seconds, measured, known=True, timed=True)
     # Another content of the same file is a good guess, not a measurement.
-    return Unit(seconds, measured, known=found.get("content") == content(Path(source)))
+    return Unit(seconds, min(int(_MARGIN * measured), max(peak, measured)), timed=True)
 
 
 def unit_name(source: str, root: Path) -> str:
@@ -106,115 +104,6 @@ def content(path: Path) -> str:
         return ""
 
 
-def classed(unit: Unit, jobs: int, memory: int, *, fixed: bool) -> Unit:
-    """A unit with its peak rounded up, so that there are few classes to try and a bound still holds.
-
-    With ``fixed`` (``jobs`` was asked for) a peak that was only guessed is no reason to run fewer: it counts
-    as a job's equal share of memory at most.
-    """
-    if fixed and not unit.known:
-        return replace(unit, peak=min(unit.peak, memory // max(1, jobs)))
-    return replace(unit, peak=math.ceil(unit.peak / _STEP) * _STEP)
-
-
-def choose(units: Sequence[Unit], jobs: int, memory: int, *, fixed: bool = False) -> Schedule:
-    """The schedule that ends first among those whose worst moment fits into ``memory``.
-
-    In the worst moment ``depth`` of the largest units run beside light ones that are as large as light units
-    may be. Where nothing fits, one heavy unit at a time is the least that can be done.
-
-    Args:
-        units: what is to be compiled, see :func:`classed`.
-        jobs: most compilers at once.
-        memory: bytes for all of them.
-        fixed: ``jobs`` was asked for and stays.
-    """
-    total, longest = sum(u.seconds for u in units), max((u.seconds for u in units), default=0.0)
-    largest = max((u.peak for u in units), default=0)
-    best: tuple[float, bool, int, int] | None = None
-    found = Schedule(jobs, memory // max(1, jobs), 1) if fixed else Schedule(1)
-    limits = sorted({0, *(u.peak for u in units)})
-    for count in [jobs] if fixed else range(jobs, 0, -1):
-        for limit in limits:
-            room = memory - count * limit
-            if room < 0:
-                break
-            if limit >= largest:
-                depth, cost = count, max(total / count, longest)
-            else:
-                depth = min(count, room // (largest - limit))
-                if depth < 1:
-                    continue
-                heavy = sum(u.seconds for u in units if u.peak > limit)
-                cost = max(total / (count if limit else depth), heavy / depth, longest)
-            # Where fewer jobs and a pool come to the same, fewer jobs are the plainer words.
-            rank = (cost, limit == 0, -count, -limit)
-            if best is None or rank < best:
-                best, found = rank, Schedule(count, limit, 0 if depth >= count else depth)
-    return found
-
-
-def rearrange(text: str, units: Mapping[str, Unit], schedule: Schedule) -> str:
-    """build.ninja with its compile statements longest first and the heavy ones in a pool of their own.
-
-    Args:
-        text: the file as CMake wrote it, or as an earlier call of this function left it.
-        units: object file -> what it takes.
-        schedule: see :func:`choose`.
-    """
-    text = re.sub(rf"^pool {POOL}\n(?:  .*\n)*\n?", "", text, flags=re.MULTILINE)
-    blocks = _blocks(text)
-    places = [i for i, block in enumerate(blocks) if _object(block) in units]
-    order = sorted(places, key=lambda i: -units[_object(blocks[i])].seconds)
-    moved = [_pooled(blocks[i], units[_object(blocks[i])].peak > schedule.limit, schedule) for i in order]
-    for place, block in zip(places, moved, strict=True):
-        blocks[place] = block
-    if schedule.depth and places:
-        blocks.insert(places[0], f"pool {POOL}\n  depth = {schedule.depth}\n\n")
-    return "".join(blocks)
-
-
-def objects(text: str) -> dict[str, str]:
-    """Object file -> source file of every compile statement."""
-    found = {}
-    for line in text.splitlines():
-        if (match := _BUILD.match(line)) is not None:
-            found[_plain(match["object"])] = _plain(match["source"])
-    return found
-
-
-def _plain(path: str) -> str:
-    """A path without ninja's escapes."""
-    return re.sub(r"\$(.)", r"\1", path)
-
-
-def _blocks(text: str) -> list[str]:
-    """Top-level statements with their indented lines; everything else line by line."""
-    blocks: list[str] = []
-    for line in text.splitlines(keepends=True):
-        if line.startswith("  ") and line.strip() and blocks and blocks[-1].startswith("build "):
-            blocks[-1] += line
-        else:
-            blocks.append(line)
-    return blocks
-
-
-def _object(block: str) -> str:
-    match = _BUILD.match(block)
-    return _plain(match["object"]) if match else ""
-
-
-def _pooled(block: str, heavy: bool, schedule: Schedule) -> str:
-    # What CMake's own pool was stands beside ours, so that it can be put back.
-    block = re.sub(rf"^  pool = {POOL}\n  {POOL} = (.*)\n", r"  pool = \1\n", block, flags=re.MULTILINE)
-    if not heavy or not schedule.depth:
-        return re.sub(r"^  pool = \n", "", block, flags=re.MULTILINE)
-    own = re.search(r"^  pool = (.*)\n", block, re.MULTILINE)
-    if own is None:
-        return f"{block.rstrip(chr(10))}\n  pool = {POOL}\n  {POOL} = \n"
-    return block.replace(own[0], f"  pool = {POOL}\n  {POOL} = {own[1]}\n")
-
-
 def arranged(arguments: list[str], settings: Mapping[str, Any]) -> list[str]:
     """Rearrange the build file of ``cmake --build DIR ...``; return the arguments, with fewer jobs where needed."""
     file = Path(arguments[1]) / "build.ninja"
@@ -224,27 +113,25 @@ def arranged(arguments: list[str], settings: Mapping[str, Any]) -> list[str]:
     with contextlib.suppress(OSError, ValueError):
         learned = json.loads(Path(settings["learned"]).read_text())["units"]
     root = Path(settings["tree"])
-    units = {o: estimate(s, learned, table, settings["threads"], root) for o, s in objects(text).items()}
-    if not units:
+    expected = {o: estimate(s, learned, table, settings["threads"], root) for o, s in objects(text).items()}
+    if not expected:
         return arguments
     wanted = next((int(m[2]) for a in arguments if (m := _JOBS.match(a))), settings["jobs"])
     memory, fixed = settings["memory"], settings["fixed"]
-    units = {o: classed(u, wanted, memory, fixed=fixed) for o, u in units.items()}
+    units = {o: classed(u, wanted, memory, fixed=fixed) for o, u in expected.items()}
     # Only what will be compiled counts: setup.py names the targets, and an object lies in its target's folder.
     targets = [
         f"CMakeFiles/{a.removeprefix('--target=')}.dir/" for a in arguments if a.startswith("--target=")
     ]
-    counted = [u for o, u in units.items() if not targets or any(t in o for t in targets)]
-    schedule = choose(counted or list(units.values()), wanted, memory, fixed=fixed)
-    new = rearrange(text, units, schedule)
-    if new != text:
-        fd, temporary = tempfile.mkstemp(prefix=".build.ninja.", dir=file.parent)
-        with os.fdopen(fd, "w") as out:
-            out.write(new)
-        Path(temporary).chmod(file.stat().st_mode & 0o7777)
-        Path(temporary).replace(file)
+    counted = [o for o in units if not targets or any(t in o for t in targets)] or list(units)
+    schedule = choose([units[o] for o in counted], wanted, memory, fixed=fixed)
+    if schedule.depth or schedule.jobs < wanted:
+        fine = {o: classed(expected[o], wanted, memory, fixed=fixed, step=_FINE) for o in counted}
+        if _packed(file, text, units, fine, schedule, wanted, memory, arguments):
+            return arguments
+    _write(file, rearrange(text, units, schedule))
     if schedule.depth:
-        heavy = sum(u.peak > schedule.limit for u in counted)
+        heavy = sum(units[o].peak > schedule.limit for o in counted)
         # Without light units the limit is 0, and the line is about all of them.
         say(
             f"{heavy} of {len(counted)} units need over {schedule.limit / GIB:.2f} GiB: {schedule.depth} at once"
@@ -255,11 +142,60 @@ def arranged(arguments: list[str], settings: Mapping[str, Any]) -> list[str]:
     return arguments
 
 
-def finished(arguments: list[str]) -> tuple[int, int] | None:
-    """How many units of ``cmake --build DIR ...`` are done, and how many there are; None where ninja does not say.
+def _packed(
+    file: Path,
+    text: str,
+    units: Mapping[str, Unit],
+    fine: Mapping[str, Unit],
+    schedule: Schedule,
+    jobs: int,
+    memory: int,
+    arguments: list[str],
+) -> bool:
+    """Settle beforehand which units wait for which, where times are known and that ends earlier than a pool."""
+    if sum(u.seconds for u in fine.values() if u.timed) < _TIMED * sum(u.seconds for u in fine.values()):
+        return False
+    left = to_do(arguments)
+    # What is done takes no time; it keeps its memory, in case ninja finds later that it is not.
+    takes = {o: u if left is None or o in left else replace(u, seconds=0.0) for o, u in fine.items()}
+    pooled = packing.pooled_seconds(
+        [replace(units[o], seconds=u.seconds) for o, u in takes.items()], schedule
+    )
+    if pooled <= _GOOD * packing.bound(list(takes.values()), jobs, memory):
+        return False
+    found = packing.packed(list(takes.values()), jobs, memory)
+    if found.seconds > _BETTER * pooled:
+        return False
+    names = list(takes)
+    after = {o: [names[n] for n in others] for o, others in zip(names, found.after, strict=True)}
+    starts = dict(zip(names, found.starts, strict=True))
+    _write(file, rearrange(text, units, Schedule(jobs), after, starts))
+    # A unit may need what is made from another: ninja knows whether that leads in a circle.
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        if _ask(arguments, "-n") is not None:
+            waiting = sum(map(bool, after.values()))
+            say(
+                f"{waiting} of {len(names)} units wait until others leave them enough of {memory / GIB:.1f} GiB"
+            )
+            return True
+    return False
 
-    ninja itself is asked what it would run, so that what an edit, a torn file or another flag makes it compile
-    again is not counted as done. The builds that FetchContent makes while configuring are in other folders.
+
+def _write(file: Path, text: str) -> None:
+    if text == file.read_text():
+        return
+    fd, temporary = tempfile.mkstemp(prefix=".build.ninja.", dir=file.parent)
+    with os.fdopen(fd, "w") as out:
+        out.write(text)
+    Path(temporary).chmod(file.stat().st_mode & 0o7777)
+    Path(temporary).replace(file)
+
+
+def _ask(arguments: list[str], *options: str) -> list[str] | None:
+    """What ninja says of the targets of ``cmake --build DIR ...``; None where CMake does not say which ninja.
+
+    Raises:
+        subprocess.CalledProcessError: it refuses, of a cycle for one.
     """
     folder = Path(arguments[1])
     cache = (folder / "CMakeCache.txt").read_text()
@@ -270,24 +206,38 @@ def finished(arguments: list[str]) -> tuple[int, int] | None:
     for at, argument in enumerate(arguments):
         if argument in {"--target", "-t"}:
             targets += itertools.takewhile(lambda a: not a.startswith("-"), arguments[at + 1 :])
+    run = subprocess.run(
+        [program[1], *options, *targets],
+        cwd=folder,
+        env={**os.environ, "NINJA_STATUS": "[to do: %t] "},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return run.stdout.splitlines()
 
-    def ask(*options: str) -> list[str]:
-        run = subprocess.run(
-            [program[1], *options, *targets],
-            cwd=folder,
-            env={**os.environ, "NINJA_STATUS": "[to do: %t] "},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return run.stdout.splitlines()
 
-    total = len(ask("-t", "commands"))
-    plan = ask("-n")
-    if any("Re-running CMake" in line for line in plan[:1]):
+def finished(arguments: list[str]) -> tuple[int, int] | None:
+    """How many units of ``cmake --build DIR ...`` are done, and how many there are; None where ninja does not say.
+
+    ninja itself is asked what it would run, so that what an edit, a torn file or another flag makes it compile
+    again is not counted as done. The builds that FetchContent makes while configuring are in other folders.
+    """
+    commands = _ask(arguments, "-t", "commands")
+    plan = _ask(arguments, "-n")
+    if commands is None or plan is None or any("Re-running CMake" in line for line in plan[:1]):
         return None
     counts = [int(m[1]) for line in plan if (m := re.match(r"\[to do: (\d+)\] ", line))]
-    return max(0, total - max(counts, default=0)), total
+    return max(0, len(commands) - max(counts, default=0)), len(commands)
+
+
+def to_do(arguments: list[str]) -> set[str] | None:
+    """The objects that ninja would compile; None where it does not say."""
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        plan = _ask(arguments, "-n") or []
+        found = {m[1] for line in plan if (m := re.search(r"\] Building \S+ object (\S+)$", line))}
+        return found or None
+    return None
 
 
 def say(what: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vllm_builder.fs import make_dir, os_errors, write_atomic
-from vllm_builder.stages.compile import learned, schedule
+from vllm_builder.stages.compile import compilercache, learned, schedule
 from vllm_builder.stages.compile.jobs import memory_for_jobs
 from vllm_builder.stages.compile.model import CompileSpec
 
@@ -68,4 +68,5 @@ def learn(spec: CompileSpec, tree: Path, peaks: Mapping[str, int]) -> None:
     """Keep what was measured, for the next attempt and the next build."""
     if spec.learned_dir and spec.device != "empty":
         file = learned.learned_file(Path(spec.learned_dir), spec)
-        learned.learn(file, tree, peaks, cached=spec.compiler_cache != "off")
+        answers = compilercache.ccache_by_file(tree / "build" / "vllm-builder" / "ccache.stats")
+        learned.learn(file, tree, peaks, cached=spec.compiler_cache != "off", answers=answers)

@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 
 from vllm_builder.events import Emit, Measured, Note, Output, What
-from vllm_builder.stages.compile import compilercache, ninja, schedule
+from vllm_builder.stages.compile import buildfile, compilercache, ninja
 from vllm_builder.stages.compile.runner import LineSplitter
 
 _SOURCES = (".c", ".cc", ".cpp", ".cxx", ".cu", ".S", ".hip")
@@ -144,7 +144,7 @@ def built(tree: Path) -> list[dict[str, Any]]:
             text = log.read_text(errors="replace")
             sources: dict[str, str] = {}
             with contextlib.suppress(OSError):
-                sources = schedule.objects((log.parent / "build.ninja").read_text(errors="replace"))
+                sources = buildfile.objects((log.parent / "build.ninja").read_text(errors="replace"))
             found.append({"log": text, "sources": sources})
     return found
 

@@ -276,6 +276,7 @@ def _make(maker: Steps) -> Plan:
         without=left_out.reasons,
         learned_dir=str(maker.cache.units),
         nvcc_threads=settings.nvcc_threads,
+        lean_headers=LEAN in selection.sets,
         compiler_cache=compiler_cache,
         isolate=settings.isolate,
         compiler_cache_dir=str(maker.cache.sccache if compiler_cache == "sccache" else maker.cache.ccache),
