@@ -150,9 +150,9 @@ class Cold:
                 Ratio("compile cache only / bare with full ccache", "cached", "ccache-warm"),
             ]
         text = (
-            "From the sdist to a wheel. vllm-builder is the whole command (plan, unpacking, patching, compiling, finishing, "
-            "verifying, storing) with an empty compile cache, workspace and memory of earlier builds; the others start in a "
-            "tree that is unpacked and patched and do nothing after the wheel."
+            "From the sdist to a wheel. vllm-builder is the whole command (plan, unpacking, patching, compiling, "
+            "finishing, verifying, storing) with an empty compile cache, workspace and memory of earlier builds; the "
+            "others start in a tree that is unpacked and patched and do nothing after the wheel."
         )
         return Scenario(
             self.room.name, title, text, tuple(contenders), tuple(ratios), rounds(pairs),
@@ -247,9 +247,9 @@ class HotFix(Packed):
         )
         ratios = (*self.ratios, Ratio("vllm-builder / bare setup.py, everything compiled", "ours", "bare"))
         text = (
-            "One line is added to a Python file of a release that was built before. vllm-builder gets it as --source, in a new "
-            "workspace, and packs the wheel around the native layer in its store. The bare setup.py runs in the folder in which it "
-            "has compiled everything."
+            "One line is added to a Python file of a release that was built before. vllm-builder gets it as --source,"
+            " in a new workspace, and packs the wheel around the native layer in its store. The bare setup.py runs in"
+            " the folder in which it has compiled everything."
         )
         return Scenario(
             self.room.name, title, text, contenders, ratios, rounds(pairs),
@@ -273,7 +273,10 @@ class NextRelease(Packed):
             Contender("ours", "vllm-builder, native layer reused", self.ours, 12, note=_stages, ours=True),
             Contender("zip", "zipping the wheel's content", self.zip, 2, after="ours"),
         )
-        text = "The release before it was built, so nothing is compiled; the whole command, against compressing the same files."
+        text = (
+            "The release before it was built, so nothing is compiled; the whole command, against compressing the same"
+            " files."
+        )
         return Scenario(
             self.room.name, title, text, contenders, self.ratios, rounds(pairs),
             prepare=self.prepare, prepare_seconds=90,

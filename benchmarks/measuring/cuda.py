@@ -151,8 +151,9 @@ class Units:
             Ratio("compile cache only / cold, CPU time", "cached", "ours", CACHED_GOAL, "cpu"),
         )
         text = (
-            "A sample of units, compiled one at a time through the compilation database of the configured build; a pair is one "
-            "unit, so minimum and maximum are those of different units. Compiling with an empty compile cache includes filling it."
+            "A sample of units, compiled one at a time through the compilation database of the configured build; a "
+            "pair is one unit, so minimum and maximum are those of different units. Compiling with an empty compile "
+            "cache includes filling it."
         )
         return Scenario(
             self.room.name, title, text, contenders, ratios,

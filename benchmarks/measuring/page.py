@@ -13,17 +13,20 @@ LOADED = 0.05
 _HOW = """\
 ## How it is measured
 
-- All contenders run in one go on one machine, pair by pair: within a pair everybody runs once, and each of them goes first in turn. A
-  ratio is taken within its pair; the tables show the smallest, the median and the largest of these ratios, which is not the ratio
-  of the medians.
+- All contenders run in one go on one machine, pair by pair: within a pair everybody runs once, and each of them
+  goes first in turn. A ratio is taken within its pair; the tables show the smallest, the median and the largest of
+  these ratios, which is not the ratio of the medians.
 - Wall time is that of the whole process. CPU time is that of all processes which it started.
-- vllm-builder is measured with more to do than the others: it plans, unpacks the release, patches it, makes the wheel's record and SBOM,
-  verifies and stores it. Their trees are unpacked and patched beforehand, with the same patches except `lean-headers`.
-- All use the same Python environment with the same torch, cmake and ninja, the same compiler and the same variables, and compile as
-  many units at once. Downloads, environments and toolkits are there before anything is measured.
-- pip gets `--no-build-isolation`, since an isolated build would not use the given torch. fromager is measured in its step `build-wheel`
-  alone, with the environment that is there: its `build` would fetch the release and make an environment of its own first, while its
-  patches and settings would have to say what the tree already holds. Both compile without a compile cache.
+- vllm-builder is measured with more to do than the others: it plans, unpacks the release, patches it, makes the
+  wheel's record and SBOM, verifies and stores it. Their trees are unpacked and patched beforehand, with the same
+  patches except `lean-headers`.
+- All use the same Python environment with the same torch, cmake and ninja, the same compiler and the same
+  variables, and compile as many units at once. Downloads, environments and toolkits are there before anything is
+  measured.
+- pip gets `--no-build-isolation`, since an isolated build would not use the given torch. fromager is measured in
+  its step `build-wheel` alone, with the environment that is there: its `build` would fetch the release and make an
+  environment of its own first, while its patches and settings would have to say what the tree already holds. Both
+  compile without a compile cache.
 - ccache beside the bare setup.py is used as it comes: in front of the compiler, no setting but its folder.
 - Zipping means Python's `zipfile` with zlib at level 6, which is what the wheel itself is compressed with.
 """
@@ -36,9 +39,10 @@ _REPEAT = """\
     python benchmarks/suite.py --only cpu hotfix   # some scenarios
     python benchmarks/suite.py --render            # this page from docs/benchmarks.json, measuring nothing
 
-`--budget MINUTES` bounds the time: what does not fit is left out and said. `--cache-dir DIR` takes downloads, environments and
-toolkits from the cache of earlier builds. Every value is kept in [benchmarks.json](benchmarks.json) as soon as it is measured, and
-values of another machine or another state of the code are never mixed with new ones.
+`--budget MINUTES` bounds the time: what does not fit is left out and said. `--cache-dir DIR` takes downloads,
+environments and toolkits from the cache of earlier builds. Every value is kept in
+[benchmarks.json](benchmarks.json) as soon as it is measured, and values of another machine or another state of the
+code are never mixed with new ones.
 """
 
 
@@ -61,8 +65,8 @@ def _head(results: Results) -> Iterator[str]:
     yield ""
     if (foreign := results.foreign) is not None and foreign.middle > LOADED:
         yield (
-            f"> **Provisional.** Other processes used {foreign.middle:.0%} of the cores meanwhile (median; at most {foreign.high:.0%}), so "
-            "wall times are too long and only CPU times tell something."
+            f"> **Provisional.** Other processes used {foreign.middle:.0%} of the cores meanwhile (median; at most "
+            f"{foreign.high:.0%}), so wall times are too long and only CPU times tell something."
         )
         yield ""
     yield "![Time of each contender](benchmarks.svg)"
@@ -93,7 +97,7 @@ def _scenario(results: Results, scenario: Scenario) -> Iterator[str]:
         note = one.note([value.facts for value in results.of(scenario.name, one.name).values()])
         why = results.absent.get(scenario.name, {}).get(one.name, "")
         if wall is None or cpu is None:
-            yield f"| {one.label} | – | – | 0 | {_cell(why) or 'not measured'} |"
+            yield f"| {one.label} | | | 0 | {_cell(why) or 'not measured'} |"
         else:
             notes = "; ".join(filter(None, (note, f"then: {_cell(why)}" if why else "")))
             yield f"| {one.label} | {_three(wall)} | {_three(cpu)} | {wall.count} | {notes} |"
