@@ -1,5 +1,6 @@
 """Everything side by side in one command: vllm-builder, the bare setup.py, ccache, pip wheel, fromager; CPU and CUDA.
 
+    python benchmarks/suite.py --prepare                # downloads, environments, what is compiled beforehand
     python benchmarks/suite.py --budget 35              # goes on where it was broken off
     python benchmarks/suite.py --fresh --pairs 5        # all anew
     python benchmarks/suite.py --render                 # docs/benchmarks.md and .svg from docs/benchmarks.json alone
@@ -72,6 +73,19 @@ def render(results: Results, all_: Sequence[Scenario], folder: Path) -> None:
     (folder / "benchmarks.svg").write_text(plot(results, all_), encoding="utf-8")
 
 
+def prepare(chosen: Sequence[Scenario]) -> int:
+    """Make everything that is not measured, so that a later run spends its time on what is."""
+    status = 0
+    for scenario in chosen:
+        print(scenario.title, file=sys.stderr, flush=True)
+        try:
+            scenario.prepare()
+        except (Failed, Unavailable, TooLate) as error:
+            print(f"  {error or 'the time is over'}", file=sys.stderr, flush=True)
+            status = 1
+    return status
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -84,6 +98,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", metavar="SCENARIO", help="by name; they are shown with --list")
     parser.add_argument("--list", action="store_true", help="show the scenarios and their contenders")
     parser.add_argument("--fresh", action="store_true", help="begin anew; the results so far are kept beside")
+    parser.add_argument(
+        "--prepare", action="store_true", help="measure nothing, make what is not measured anyway"
+    )
     parser.add_argument("--render", action="store_true", help="measure nothing, write the page")
     parser.add_argument(
         "--docs", type=Path, default=ROOT / "docs", help="folder of the page and of the results"
@@ -129,6 +146,9 @@ def main() -> int:
         return 0
     if unknown := set(given.only or ()) - {scenario.name for scenario in all_}:
         sys.exit(f"There is no scenario {', '.join(sorted(unknown))}; --list shows those that there are.")
+    chosen = [scenario for scenario in all_ if not given.only or scenario.name in given.only]
+    if given.prepare:
+        return prepare(chosen)
     try:
         tools = kit.tools()
     except (Failed, Unavailable, TooLate) as error:
@@ -151,7 +171,7 @@ def main() -> int:
         day=datetime.now(UTC).date().isoformat(),
     )
     try:
-        run.all([scenario for scenario in all_ if not given.only or scenario.name in given.only])
+        run.all(chosen)
     finally:
         render(results, all_, given.docs)
     for what, lines in (("failed", run.failed), ("the time did not allow", run.left)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 
 from measuring.kit import Job, Kit
 from measuring.model import Contender, Failed, Measured, Ratio, Scenario, Unavailable
+from vllm_builder import treestate
 from vllm_builder.errors import BuilderError
 from vllm_builder.fs import remove_tree
 from vllm_builder.lean.units import Unit, units
@@ -57,7 +59,7 @@ class Units:
     def prepare(self) -> None:
         """Two configured trees, the second in another folder; toolkit and environment."""
         plan = self.kit.plan(self.job)
-        environment = self.kit.environment(self.job)
+        self.kit.environment(self.job)
         try:
             if plan.toolkit is not None and plan.toolkit.spec is not None:
                 from vllm_builder.stages.toolkit import assemble
@@ -65,19 +67,8 @@ class Units:
                 home = Path(plan.toolkit.home).parent
                 assemble(plan.toolkit.spec, home, self.kit.environ, plan.environment.indexes)
             for tree in self.trees:
-                if not (tree.parent / "configured").exists():
-                    remove_tree(tree)
                 prepare_tree(plan, tree, self.kit.cache)
-                commands = configure(
-                    plan.compile, tree=tree, environment=environment,
-                    log=self.kit.log("configure"), environ=self.kit.environ,
-                )  # fmt: skip
-                (tree.parent / "configured").touch()
-                self._commands[tree] = {
-                    str(Path(one["file"]).resolve().relative_to(tree.resolve())): one
-                    for one in commands
-                    if Path(one["file"]).resolve().is_relative_to(tree.resolve())
-                }
+                self._commands[tree] = self._configured(tree)
         except BuilderError as error:
             raise Unavailable(self.kit.watch.told(error.what)) from error
         tree = self.trees[0].resolve()
@@ -85,6 +76,28 @@ class Units:
         self._units = {unit.name: unit for unit in found}
         if missing := sorted(set(self.sample) - set(self._units)):
             raise Failed(f"The build has no such units: {', '.join(missing)}")
+
+    def _configured(self, tree: Path) -> dict[str, dict[str, str]]:
+        """What ninja would run for each source file of the tree; kept for the next time, as the tree is."""
+        plan = self.kit.plan(self.job)
+        kept = tree.parent / f"commands-{plan.digest[:16]}.json"
+        if not kept.exists():
+            with treestate.building(tree):
+                commands = configure(
+                    plan.compile,
+                    tree=tree,
+                    environment=self.kit.environment(self.job),
+                    log=self.kit.log("configure"),
+                    environ=self.kit.environ,
+                )
+            kept.write_text(json.dumps(commands))
+        root = tree.resolve()
+        found = {}
+        for one in json.loads(kept.read_text()):
+            source = Path(one["directory"], one["file"]).resolve()
+            if source.is_relative_to(root):
+                found[str(source.relative_to(root))] = one
+        return found
 
     def _env(self, tree: Path, ccache: Path) -> tuple[dict[str, str], Path | None]:
         spec, environment = self.kit.plan(self.job).compile, self.kit.environment(self.job)
