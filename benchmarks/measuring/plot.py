@@ -11,8 +11,8 @@ from xml.sax.saxutils import escape
 from measuring.model import Scenario
 from measuring.results import Results, Spread
 
-_WIDTH = 800
-_LABELS = 300
+_WIDTH = 840
+_LABELS = 330
 """Width of the column of names, to the left of the bars."""
 _BARS = 400
 _ROW, _BAR, _TITLE, _GAP = 24, 14, 30, 18
