@@ -146,6 +146,7 @@ def main() -> int:
         return 0
     if unknown := set(given.only or ()) - {scenario.name for scenario in all_}:
         sys.exit(f"There is no scenario {', '.join(sorted(unknown))}; --list shows those that there are.")
+    kit.open()
     chosen = [scenario for scenario in all_ if not given.only or scenario.name in given.only]
     if given.prepare:
         return prepare(chosen)

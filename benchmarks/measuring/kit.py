@@ -52,16 +52,20 @@ class Kit:
         self.watch = watch
         self.more = tuple(more)
         self.cache = Cache(folder / "cache")
-        self.cache.root.mkdir(parents=True, exist_ok=True)
-        for name in _SEEDS if seed else ():
-            place = self.cache.root / name
-            if seed and (seed / name).is_dir() and not place.exists():
-                place.symlink_to(seed / name)
+        self.seed = seed
         config = os.environ.get("VLLM_BUILDER_CONFIG")
         self.environ = {k: v for k, v in os.environ.items() if not k.startswith(_KEPT_OUT)} | (
             {"VLLM_BUILDER_CONFIG": config} if config else {}
         )
         self._plans: dict[Job, Plan] = {}
+
+    def open(self) -> None:
+        """Make the folder, and have there what the seed holds."""
+        self.cache.root.mkdir(parents=True, exist_ok=True)
+        for name in _SEEDS if self.seed else ():
+            place = self.cache.root / name
+            if self.seed and (self.seed / name).is_dir() and not place.exists():
+                place.symlink_to(self.seed / name)
 
     # ours
 

@@ -134,7 +134,9 @@ def _every_value(results: Results, scenario: Scenario) -> Iterator[str]:
     yield ""
     yield f"| pair | {' | '.join(one.label for one in there)} |"
     yield f"| --- |{' ---: |' * len(there)}"
-    for pair in scenario.pairs:
+    # More than are asked for now, where an earlier run took more.
+    measured = [pair for one in there for pair in results.of(scenario.name, one.name)]
+    for pair in dict.fromkeys([*scenario.pairs, *measured]):
         values = [results.of(scenario.name, one.name).get(pair) for one in there]
         if any(values):
             cells = [f"{value.wall:.2f} / {value.cpu:.2f}" if value else "" for value in values]

@@ -80,13 +80,15 @@ class Results:
             OtherRun: they are of other code or another machine.
             ValueError: the file is damaged.
         """
-        made = cls(path, code=code, machine=machine)
+        made = cls(path, code=code, machine={"tools": {}, **machine})
         if not path.exists():
             return made
         if fresh:
             path.replace(path.with_name(f"{path.name}.before"))
             return made
         before = cls.read(path)
+        # Other versions of the tools that others need are no other machine.
+        before.machine["tools"] = made.machine.get("tools", {})
         differing = [name for name in ("code", "machine") if getattr(before, name) != getattr(made, name)]
         if differing:
             raise OtherRun(
