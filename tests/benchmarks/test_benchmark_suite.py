@@ -148,6 +148,15 @@ def test_values_of_other_code_or_another_machine_are_not_mixed(
     assert path.with_name("results.json.before").read_bytes() == before
 
 
+def test_other_versions_of_tools_are_no_other_machine(tmp_path: Path) -> None:
+    stage = Stage(ours=1, bare=2)
+    path = tmp_path / "results.json"
+    run(Results.resume(path, code="c", machine=MACHINE), stage, [stage.scenario()])
+    again = Results.resume(path, code="c", machine=MACHINE | {"tools": {"pip": "30"}})
+    assert again.machine["tools"] == {"pip": "30"}
+    assert len(again.of("one", "ours")) == 3
+
+
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", '{"schema": 7}', '{"schema": 1, "code": "", "machine": {}}']
 )
