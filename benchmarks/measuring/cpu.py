@@ -218,7 +218,8 @@ class HotFix(Packed):
         super().prepare()
         tree = self.room / "tree"
         remove_tree(tree)
-        fetch(self.kit.plan(self.base).source, tree, self.kit.cache)
+        with self.kit.explained():
+            fetch(self.kit.plan(self.base).source, tree, self.kit.cache)
         if not (self.room / "compiled.done").exists():
             # What a developer's folder holds: everything compiled.
             compiled = self.kit.fresh_tree(self.full, self.room / "compiled")

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from measuring.kit import Job, Kit
-from measuring.model import Contender, Failed, Measured, Ratio, Scenario, Unavailable
+from measuring.model import Contender, Failed, Measured, Ratio, Scenario
 from vllm_builder import treestate
-from vllm_builder.errors import BuilderError
 from vllm_builder.fs import remove_tree
 from vllm_builder.lean.units import Unit, units
 from vllm_builder.pipeline import prepare_tree
@@ -60,7 +59,7 @@ class Units:
         """Two configured trees, the second in another folder; toolkit and environment."""
         plan = self.kit.plan(self.job)
         self.kit.environment(self.job)
-        try:
+        with self.kit.explained():
             if plan.toolkit is not None and plan.toolkit.spec is not None:
                 from vllm_builder.stages.toolkit import assemble
 
@@ -69,8 +68,6 @@ class Units:
             for tree in self.trees:
                 prepare_tree(plan, tree, self.kit.cache)
                 self._commands[tree] = self._configured(tree)
-        except BuilderError as error:
-            raise Unavailable(self.kit.watch.told(error.what)) from error
         tree = self.trees[0].resolve()
         found = units(self._commands[self.trees[0]].values(), tree, leanheaders.include_option(tree))
         self._units = {unit.name: unit for unit in found}

@@ -7,7 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,14 @@ class Kit:
             if self.seed and (self.seed / name).is_dir() and not place.exists():
                 place.symlink_to(self.seed / name)
 
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """What vllm-builder refuses here goes into the table."""
+        try:
+            yield
+        except BuilderError as error:
+            raise Unavailable(self.watch.told(error.what)) from error
+
     # ours
 
     def command(self, job: Job, workspace: Path) -> list[str]:
@@ -110,23 +119,21 @@ class Kit:
             arguments = self.command(job, self.folder / "none")[4:]
             context = build_command.make_context("build", arguments)
             options = {k: v for k, v in context.params.items() if k not in {"json_", "verbose", "quiet"}}
-            try:
+            with self.explained():
                 self._plans[job] = planned(**given(options), environ=self.environ)[0]
-            except BuilderError as error:
-                raise Unavailable(self.watch.told(error.what)) from error
         return self._plans[job]
 
     def environment(self, job: Job) -> Environment:
-        try:
-            return prepare(self.plan(job).environment, self.cache.environments, environ=self.environ)
-        except BuilderError as error:
-            raise Unavailable(self.watch.told(error.what)) from error
+        plan = self.plan(job)
+        with self.explained():
+            return prepare(plan.environment, self.cache.environments, environ=self.environ)
 
     def pristine(self, job: Job) -> Path:
         """The patched tree of a plan, which nobody builds in."""
         plan = self.plan(job)
         tree = self.folder / "pristine" / plan.digest[:16]
-        prepare_tree(plan, tree, self.cache)
+        with self.explained():
+            prepare_tree(plan, tree, self.cache)
         return tree
 
     def fresh_tree(self, job: Job, place: Path) -> Path:
