@@ -77,7 +77,8 @@ class Units:
     def _configured(self, tree: Path) -> dict[str, dict[str, str]]:
         """What ninja would run for each source file of the tree; kept for the next time, as the tree is."""
         plan = self.kit.plan(self.job)
-        kept = tree.parent / f"commands-{plan.digest[:16]}.json"
+        # In the tree, so that it goes with the configured build that it tells of.
+        kept = tree / "build" / "commands.json"
         if not kept.exists():
             with treestate.building(tree):
                 commands = configure(
