@@ -16,6 +16,7 @@ The exit status is 1 where a contender failed, and 3 where the time did not allo
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -117,6 +118,9 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     given = arguments()
+    # So that what it has started ends with it, also where it is told to end or was started in the background.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     began = time.monotonic()
     deadline = began + 60 * given.budget
     folder = given.folder.absolute()
@@ -173,6 +177,9 @@ def main() -> int:
     )
     try:
         run.all(chosen)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
     finally:
         render(results, all_, given.docs)
     for what, lines in (("failed", run.failed), ("the time did not allow", run.left)):
