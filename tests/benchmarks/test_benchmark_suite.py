@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import statistics
 import sys
 import time
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -390,6 +392,35 @@ def test_a_command_ends_when_the_time_is_over(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(TooLate):
         watch.run(["sleep", "100"], cwd=tmp_path, env={"PATH": "/usr/bin:/bin"}, log=tmp_path / "log")
     assert time.monotonic() - begun < 50
+
+
+def test_an_interrupt_ends_the_command_and_what_it_started(tmp_path: Path) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    program = "sleep 1000 & echo $! > pid; wait"
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 1.0)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Stopwatch(time.monotonic() + 60).run(
+                ["sh", "-c", program], cwd=tmp_path, env={"PATH": "/usr/bin:/bin"}, log=tmp_path / "log"
+            )
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    sleeper = int((tmp_path / "pid").read_text())
+    deadline = time.monotonic() + 30
+    while lives(sleeper) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not lives(sleeper)
+
+
+def lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_the_facts_name_neither_the_machine_nor_its_folders() -> None:
