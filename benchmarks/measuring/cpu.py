@@ -35,9 +35,17 @@ class Cold:
     """One release from nothing, by everybody; then again with what each kept."""
 
     def __init__(self, kit: Kit, job: Job, name: str) -> None:
-        self.kit = kit
+        self._shared = kit
+        self._own: Kit | None = None
         self.job = job
         self.room = kit.folder / name
+
+    @property
+    def kit(self) -> Kit:
+        # Made when it is first used: to show the page, no folder is needed.
+        if self._own is None:
+            self._own = self._shared.apart(self.room.name)
+        return self._own
 
     def prepare(self) -> None:
         """Downloads, the build environment and the tools; none of that is measured."""
@@ -56,8 +64,8 @@ class Cold:
         def measure(_: str) -> Measured:
             for folder in (self.room / f"build-{name}", self.room / f"ccache-{name}"):
                 remove_tree(folder)
-            self.kit.forget_units()
-            one = (self.job if lean else self.full).with_options("--force")
+            self.kit.forget_all()
+            one = self.job if lean else self.full
             took, _said = self.kit.ours(one, self.room / f"build-{name}", self.room / f"ccache-{name}")
             return took
 
@@ -67,10 +75,10 @@ class Cold:
         """Only the compile cache is left, and the folder is another."""
         if not (self.room / "ccache-lean").is_dir():
             self.ours(lean=True)("")
-        self.kit.forget_units()
+        self.kit.forget_all()
         place = self.room / "elsewhere" / "deeper"
         remove_tree(place)
-        return self.kit.ours(self.job.with_options("--force"), place, self.room / "ccache-lean")[0]
+        return self.kit.ours(self.job, place, self.room / "ccache-lean")[0]
 
     def stored(self, _: str) -> Measured:
         took, said = self.kit.ours(self.job, self.room / "stored", self.room / "ccache-lean")

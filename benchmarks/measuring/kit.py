@@ -54,6 +54,7 @@ class Kit:
         self.more = tuple(more)
         self.cache = Cache(folder / "cache")
         self.seed = seed
+        self.tools_folder = folder / "tools"
         config = os.environ.get("VLLM_BUILDER_CONFIG")
         self.environ = {k: v for k, v in os.environ.items() if not k.startswith(_KEPT_OUT)} | (
             {"VLLM_BUILDER_CONFIG": config} if config else {}
@@ -67,6 +68,15 @@ class Kit:
             place = self.cache.root / name
             if self.seed and (self.seed / name).is_dir() and not place.exists():
                 place.symlink_to(self.seed / name)
+
+    def apart(self, name: str) -> Kit:
+        """The same in a folder below, with a store of its own that can be emptied."""
+        for seed in _SEEDS:
+            (self.cache.root / seed).mkdir(parents=True, exist_ok=True)
+        made = Kit(self.folder / name, self.watch, seed=self.cache.root, more=self.more)
+        made.tools_folder = self.tools_folder
+        made.open()
+        return made
 
     @contextmanager
     def explained(self) -> Iterator[None]:
@@ -107,8 +117,12 @@ class Kit:
         """Take a wheel out of the store, not the native layer that it was packed around."""
         remove_tree(self.cache.store / digest)
 
-    def forget_units(self) -> None:
-        """What earlier builds learned of units decides their order; a cold build has none of it."""
+    def forget_all(self) -> None:
+        """Empty the store, and forget what earlier builds learned of units (it decides their order).
+
+        It is not --force that makes a build cold: that would also read every file of the environment again.
+        """
+        remove_tree(self.cache.store)
         remove_tree(self.cache.units)
 
     # everybody's
@@ -200,7 +214,7 @@ class Kit:
 
     def tool(self, name: str) -> Path:
         """pip and fromager in an environment of their own, made when it is first asked for."""
-        folder = self.folder / "tools"
+        folder = self.tools_folder
         program = folder / "bin" / name
         if not (folder / "ready").exists():
             remove_tree(folder)
@@ -213,6 +227,8 @@ class Kit:
                     "install",
                     "-q",
                     "--disable-pip-version-check",
+                    "--upgrade",
+                    "pip",
                     "fromager",
                 ],
             ):
