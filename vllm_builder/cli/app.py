@@ -86,7 +86,13 @@ def build(json_: bool, verbose: bool, quiet: bool, **options: Any) -> None:
         return
     if not quiet:
         wheel = result.record.wheel
-        how = "from the store" if result.from_store else f"built in {screen.duration(result.seconds)}"
+        how = (
+            f"from the shared cache {result.shared}"
+            if result.shared
+            else "from the store"
+            if result.from_store
+            else f"built in {screen.duration(result.seconds)}"
+        )
         click.echo(
             f"{result.record.version}: {how}, {screen.size(wheel.size)}, sha256 {wheel.sha256}, plan {result.digest[:12]}",
             err=True,

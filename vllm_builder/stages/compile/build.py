@@ -48,6 +48,7 @@ def compile_wheel(
     dist: Path,
     log: Path,
     environ: Mapping[str, str],
+    remote_storage: str = "",
     emit: Emit = ignore,
 ) -> CompileResult:
     """Compile a patched tree into one wheel.
@@ -63,6 +64,7 @@ def compile_wheel(
         dist: folder for the wheel. It appears there whole or not at all.
         log: file that everything the build prints is appended to.
         environ: the person's environment variables.
+        remote_storage: where ccache looks for what it does not have, in its own words.
         emit: hears of notes, output lines and progress.
 
     Raises:
@@ -93,7 +95,7 @@ def compile_wheel(
         env = child_environment(spec, environment, environ)
         reproducible.arrange(spec, env, tree=tree, environment=environment)
         pack.forget(tree, state)
-        stats = compilercache.arrange(spec, env, tree=tree, state=state)
+        stats = compilercache.arrange(spec, env, tree=tree, state=state, remote_storage=remote_storage)
         stats_offset = stats.stat().st_size if stats is not None and stats.exists() else 0
         totals = compilercache.sccache_totals(env) if spec.compiler_cache == "sccache" else {}
         calls = Calls(state, pack.places(spec, tree, environment))
