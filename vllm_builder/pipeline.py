@@ -163,8 +163,8 @@ def run(
 
     ``request`` is where the plan's source came from, ``externals`` where those of its external sources are to be
     had; they carry the credentials that a plan never holds. With ``reuse`` False everything is compiled, also what
-    the store has as a native layer. ``shared`` is a cache of several machines: asked for what the store has not, and told of
-    what is made.
+    the store has as a native layer. ``shared`` is a cache of several machines: asked for what the store has not, and
+    told of what is made.
 
     Two builders of the same plan at once compile once: the second waits and finds the wheel.
 

@@ -134,7 +134,7 @@ def plan(json_: bool, verbose: bool, quiet: bool, explain_against: str | None, *
 
 
 @cli.command()
-@settings_options(without=("out", *PUBLISHING), version_required=False)
+@settings_options(without=("out", "shared_cache", *PUBLISHING), version_required=False)
 @click.option("--dest", required=True, metavar="DIR", help="Where the tree is put; must not exist")
 @_with_verbosity
 @json_option
@@ -148,7 +148,7 @@ def source(json_: bool, verbose: bool, quiet: bool, dest: str, **options: Any) -
 
 
 @cli.command()
-@settings_options(without=("out", "force", *PUBLISHING), version_required=False)
+@settings_options(without=("out", "force", "shared_cache", *PUBLISHING), version_required=False)
 @_with_verbosity
 @json_option
 def environment(json_: bool, verbose: bool, quiet: bool, **options: Any) -> None:

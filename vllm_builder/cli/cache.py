@@ -144,6 +144,49 @@ def show(digest: str, cache_dir: str | None, json_: bool) -> None:
 
 
 @cache.command()
+@click.option("--shared-cache", metavar="URL|DIR", help="The cache to ask (default: the one of the settings)")
+@json_option
+def shared(shared_cache: str | None, json_: bool) -> None:
+    """Ask whether the shared cache answers: an entry is written to it and read back."""
+    import os
+
+    from vllm_builder.errors import StorageFailed
+    from vllm_builder.settings.layers import gather
+    from vllm_builder.shared import check_given
+    from vllm_builder.shared.address import parse
+    from vllm_builder.shared.probing import probe
+
+    environ = dict(os.environ)
+    layers = gather({"shared_cache": shared_cache}, environ)
+    check_given(layers.command_line)
+    address = layers.resolve().settings.shared_cache
+    if address is None:
+        raise SettingsError(
+            "No shared cache is set.",
+            next="Give --shared-cache, VLLM_BUILDER_SHARED_CACHE, or shared_cache in vllm-builder.toml.",
+        )
+    found = probe(parse(address), environ)
+    if json_:
+        screen.print_json(found.model_dump(mode="json"))
+    if not found.reads:
+        if json_:
+            raise SystemExit(StorageFailed.exit_code)
+        raise StorageFailed(
+            f"The shared cache {found.address} cannot be used.",
+            why=f"{found.problem[:1].upper()}{found.problem[1:]}.",
+            next="Builds go on without it, with a warning.",
+        )
+    if not json_:
+        how = "written and read back" if found.writes else f"can be read, not written ({found.problem})"
+        key = ", sealed with your key" if found.sealed else ""
+        click.echo(
+            f"{found.address}: an entry was {how} in {found.seconds * 1000:.0f} ms{key}"
+            if found.writes
+            else f"{found.address}: {how}"
+        )
+
+
+@cache.command()
 @click.argument("digests", nargs=-1)
 @_cache_dir
 @json_option

@@ -238,7 +238,8 @@ PUBLISHING = frozenset({"publish", "channel", "variant", "sign_key", "builder_id
 """Fields that say what becomes of a finished wheel; a recipe, which is an input of the wheel, cannot set them."""
 HELD_BY_FILES = (
     frozenset(Settings.model_fields)
-    - {*("version", "recipe", "force", "refresh", "bundle", "allow_differences")}
+    - {*("version", "recipe", "force", "refresh", "bundle", "allow_differences", "shared_cache")}
     - PUBLISHING
 )
-"""Fields that recipes and settings files may set (a settings file may also set ``recipe`` and :data:`PUBLISHING`)."""
+"""Fields that recipes and settings files may set (a settings file may also set ``recipe``, ``shared_cache`` and
+:data:`PUBLISHING`)."""

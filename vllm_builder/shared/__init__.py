@@ -1,8 +1,8 @@
 """One cache for several machines: wheels, native layers and ccache's entries in a folder, on a web server, in Redis or in
 an object store.
 
-A build looks there for what it does not have, checks it, and puts it into its own store; what it makes is written back after
-the wheel was handed over. Whatever is wrong with the cache costs a warning and never the build.
+A build looks there for what it does not have, checks it, and puts it into its own store; what it makes is written back
+after the wheel was handed over. Whatever is wrong with the cache costs a warning and never the build.
 """
 
 from __future__ import annotations

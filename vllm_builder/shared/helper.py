@@ -1,10 +1,12 @@
 """What stands between ccache and a shared cache: ccache's storage helper protocol on a Unix socket.
 
 ccache (4.13 and later, ``crsh:``) asks a helper for entries by key. Here it is a thread of the builder, so that all kinds
-of places work the same, what is read is checked, and one build has one opinion of whether the cache is usable. A Unix socket is
-a file: it reaches a build that has no network (``--isolate``), which thereby gets entries of this cache and nothing else.
+of places work the same, what is read is checked, and one build has one opinion of whether the cache is usable. A Unix
+socket is a file: it reaches a build that has no network (``--isolate``), which gets entries of
+this cache thereby and nothing else.
 
-The protocol is that of ccache's ``doc/remote_storage_helper_spec.md``, version 1. Integers are in the byte order of the host.
+The protocol is that of ccache's ``doc/remote_storage_helper_spec.md``, version 1. Integers are in the byte order of the
+host.
 """
 
 from __future__ import annotations

@@ -90,6 +90,16 @@ class Remote:
         return self._off.get("read", "")
 
     @property
+    def problem(self) -> str:
+        """Why it, or writing to it, is left out, or how the last request failed; empty while all is well."""
+        return self.off or self.writes_off or self._last
+
+    @property
+    def sealed(self) -> bool:
+        """Entries are sealed with a secret."""
+        return bool(self._secret)
+
+    @property
     def writes_off(self) -> str:
         """Why nothing is written to it any more."""
         return self._off.get("write", "")
@@ -142,6 +152,7 @@ class Remote:
             self._broken += 1
             count = self._broken
         if count == 1:
+            self._last = why
             self._warn(f"The shared cache {self.shown} gave an entry that cannot be used ({what}: {why}).")
         if count >= _BROKEN:
             self._leave_out(f"{count} of its entries were not what was put in", ("read",))

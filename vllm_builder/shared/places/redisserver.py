@@ -39,7 +39,7 @@ class Redis:
         try:
             # A part of what is too long is enough to see that it is.
             found = self._client.getrange(_PREFIX + key, 0, limit)
-            return bytes(found) or None
+            return found or None if isinstance(found, bytes) else None
         except (redis.RedisError, OSError) as error:
             raise _failure(error) from error
 

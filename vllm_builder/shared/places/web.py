@@ -7,6 +7,7 @@ from typing import Final
 
 import requests
 from requests.adapters import HTTPAdapter
+from requests.auth import HTTPBasicAuth
 
 from vllm_builder.shared.places.base import ANSWER, CONNECT, Refused, Unreachable
 
@@ -37,7 +38,7 @@ class Web:
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self._session.headers["Accept-Encoding"] = "identity"
         if username or password:
-            self._session.auth = (username.encode(), password.encode())
+            self._session.auth = HTTPBasicAuth(username.encode(), password.encode())
 
     def read(self, key: str, limit: int) -> bytes | None:
         try:

@@ -129,12 +129,13 @@ def _cuda_parts(spec: CompileSpec, env: Mapping[str, str]) -> list[str]:
 
 def _host_parts(spec: CompileSpec, env: Mapping[str, str]) -> list[str]:
     """The compiler proper and the assembler behind g++, as it names them; clang is all of it in one file."""
-    driver = next((c.path for c in spec.compilers if c.language == "CXX"), None) or env.get("CXX") or "c++"
+    planned = [[c.path] for c in spec.compilers if c.language == "CXX"]
+    driver = planned[0] if planned else shlex.split(env.get("CXX") or "c++")
     found = []
     for name in ("cc1plus", "as"):
         with contextlib.suppress(OSError, subprocess.TimeoutExpired, ValueError):
             asked = subprocess.run(
-                [*shlex.split(driver), f"-print-prog-name={name}"],
+                [*driver, f"-print-prog-name={name}"],
                 env=dict(env),
                 capture_output=True,
                 text=True,
