@@ -23,17 +23,17 @@ KINDS = ("folder", "nginx", "redis", "s3")
 
 @dataclass
 class CacheServer:
-    """``url`` is what a person writes; ``keys`` and ``remove`` go around it."""
+    """``url`` is what a person writes; ``listed`` and ``remove`` go around it."""
 
     url: str
-    keys: Callable[[], list[str]]
+    listed: Callable[[], list[str]]
     remove: Callable[[str], None]
     environ: dict[str, str] = field(default_factory=dict)
     stop: Callable[[], None] = lambda: None
 
     def forget(self, kind: str) -> int:
         """Remove all entries of a kind; returns how many there were."""
-        found = [key for key in self.keys() if f"v1/{kind}/" in key]
+        found = [key for key in self.listed() if f"v1/{kind}/" in key]
         for key in found:
             self.remove(key)
         return len(found)

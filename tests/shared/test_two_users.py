@@ -67,7 +67,7 @@ def test_a_wheel_that_was_fetched_is_kept_as_one_that_was_built(team: Team, tmp_
     server.forget("wheel")
     again = team.build("bob", server.url)
     assert (again.from_store, again.shared, team.compiled) == (True, "", 0)
-    assert not [key for key in server.keys() if "/wheel/" in key], "what was fetched is not written back"
+    assert not [key for key in server.listed() if "/wheel/" in key], "what was fetched is not written back"
     assert again.wheel == fetched.wheel
 
 

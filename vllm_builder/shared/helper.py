@@ -54,8 +54,12 @@ class Helper:
         self._dropped = 0
         self._lock = threading.Lock()
         self._server = _Server(str(self._socket), self)
-        for target in [self._server.serve_forever, *[self._write] * _WRITERS]:
-            threading.Thread(target=target, daemon=True, name="shared-cache").start()
+        serve = threading.Thread(
+            target=self._server.serve_forever, args=(0.05,), daemon=True, name="shared-cache-server"
+        )
+        serve.start()
+        for _ in range(_WRITERS):
+            threading.Thread(target=self._write, daemon=True, name="shared-cache-writer").start()
 
     @property
     def setting(self) -> str:
