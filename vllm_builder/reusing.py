@@ -81,7 +81,7 @@ def compile_or_reuse(
     from vllm_builder.stages.compile import compile_wheel
 
     def compiled() -> CompileResult:
-        with shared.compiling() if shared and ccache else nullcontext("") as remote_storage:
+        with shared.compiling() if shared and ccache else nullcontext() as remote_storage:
             return compile_wheel(
                 plan.compile,
                 tree=tree,
