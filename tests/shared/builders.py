@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,15 @@ from vllm_builder.shared import opened
 from vllm_builder.stages.plan.model import Plan
 
 UNITS = 2
+
+
+@dataclass
+class Built:
+    """``wheel`` is what it should be: of a build that had no shared cache."""
+
+    team: Team
+    entries: dict[str, bytes]
+    wheel: bytes
 
 
 class Team:

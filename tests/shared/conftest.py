@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import Team
+from builders import UNITS, Built, Team
 from faulty_server import FaultyServer, faulty_server
 
 from vllm_builder.shared import remote
@@ -30,6 +30,42 @@ def _prepared(environment: Environment) -> Iterator[None]:
 @pytest.fixture
 def team(tmp_path: Path, _prepared: None, cxx: str) -> Team:
     return Team(tmp_path / "toy", cxx)
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, _prepared: None, cxx: str) -> Team:
+    """As ``team``, which some files replace."""
+    return Team(tmp_path / "fresh", cxx)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory, _prepared: None, cxx: str) -> Built:
+    """A toy that alice has built: once without a shared cache, and once with one, whose entries are kept."""
+    team = Team(tmp_path_factory.mktemp("built") / "toy", cxx)
+    with faulty_server() as server:
+        # With the same address later: what is made does not depend on it.
+        team.build("alice", server.url)
+        assert (team.compiled, team.warnings) == (UNITS, [])
+        return Built(
+            team, dict(server.entries), team.toy.build(team.plan("zoe"), workspace="zoe").wheel.read_bytes()
+        )
+
+
+@pytest.fixture
+def later(built: Built) -> Iterator[Team]:
+    """The team of ``built``; bob has not built yet."""
+    built.team.on_event = lambda event: None
+    yield built.team
+    for user in ("bob", "carol"):
+        if (built.team.toy.folder / user).exists():
+            built.team.forget(user)
+
+
+@pytest.fixture
+def filled(built: Built, faulty: FaultyServer) -> FaultyServer:
+    """A server with all that alice's build left."""
+    faulty.entries = dict(built.entries)
+    return faulty
 
 
 @pytest.fixture

@@ -59,7 +59,10 @@ def parse(text: str) -> Address:
             raise ValueError("It looks like an address and lacks its //; a folder is written ./folder")
         if not text.strip() or "\0" in text:
             raise ValueError(f"It names no place ({_FORMS})")
-        folder = str(Path(text).expanduser().absolute())
+        try:
+            folder = str(Path(text).expanduser().absolute())
+        except RuntimeError:
+            raise ValueError("It names the home of somebody who has none") from None
         return Address("folder", folder, folder)
     kind = _KINDS.get(found[1].lower())
     if kind is None:

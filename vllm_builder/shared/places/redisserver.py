@@ -54,7 +54,8 @@ def _failure(error: Exception) -> Refused | Unreachable:
     text = str(error)
     word = text.split(" ")[0].rstrip(":")
     if isinstance(error, redis.AuthenticationError):
-        return Refused(_REFUSALS.get(word, "it does not accept the password"))
+        known = _REFUSALS["NOAUTH"] if text.startswith("Authentication required") else _REFUSALS["WRONGPASS"]
+        return Refused(_REFUSALS.get(word, known))
     if isinstance(error, redis.ResponseError):
         known = _REFUSALS.get(word) or (_REFUSALS["OOM"] if "maxmemory" in text else None)
         return Refused(known) if known else Unreachable(f"it answers with an error ({word[:20]})")
