@@ -35,6 +35,15 @@ class Team:
         folder.mkdir(parents=True)
         self.toy = NativeToy(folder, cxx)
         self.toy.write("vllm/envs.py", 'FURTHER = ["-DCMAKE_CXX_COMPILER_LAUNCHER=ccache"]\nVARIABLES = {}\n')
+        # As torch's headers: they lie in the build environment, whose folder the release's Python names.
+        self.toy.edit(
+            "CMakeLists.txt",
+            "add_library",
+            'execute_process(COMMAND ${VLLM_PYTHON_EXECUTABLE} -c "import sys; print(sys.prefix)" '
+            "OUTPUT_VARIABLE prefix OUTPUT_STRIP_TRAILING_WHITESPACE)\ninclude_directories(SYSTEM ${prefix}/include)\n"
+            "add_library",
+        )
+        self.toy.edit("csrc/both.h", "#define BOTH 1", '#include "installed.h"\n#define BOTH INSTALLED')
         self.events: list[Event] = []
         self.compiled = 0
         self.on_event: Callable[[Event], None] = lambda event: None

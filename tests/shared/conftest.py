@@ -16,11 +16,18 @@ from vllm_builder.stages.environment.model import Environment, EnvironmentSpec
 
 @pytest.fixture(scope="session")
 def _prepared(environment: Environment) -> Iterator[None]:
-    """The build environment of all builders holds cmake, ninja, ccache and setuptools."""
+    """The build environment of each builder lies in his own cache; it holds cmake, ninja, ccache and a header."""
+    real = environment.bin.parent
 
     def prepare(spec: EnvironmentSpec, folder: Path, **more: Any) -> Environment:
-        del spec, folder, more
-        return environment
+        del spec, more
+        root = folder / "abc"
+        if not root.exists():
+            (root / "include").mkdir(parents=True)
+            (root / "include/installed.h").write_text("#define INSTALLED 1\n")
+            for name in ("bin", "lib", "pyvenv.cfg"):
+                (root / name).symlink_to(real / name)
+        return environment.model_copy(update={"python": root / "bin/python", "bin": root / "bin"})
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vllm_builder.stages.environment.prepare", prepare)

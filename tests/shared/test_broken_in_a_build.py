@@ -99,7 +99,7 @@ def test_a_server_that_is_killed_in_the_middle(team: Team, right: Check, tmp_pat
 
 
 def test_memory_that_is_full(team: Team, right: Check, tmp_path: Path) -> None:
-    with redis_server(tmp_path / "redis", "--maxmemory", "1mb") as server:
+    with redis_server(tmp_path / "redis", "--maxmemory", "1") as server:
         right(team.build("bob", server.url))
     assert ["its memory is full (OOM)" in text for text in team.warnings] == [True]
 

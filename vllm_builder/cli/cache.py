@@ -13,6 +13,7 @@ from vllm_builder.cache import Cache
 from vllm_builder.cli import screen
 from vllm_builder.cli.app import json_option
 from vllm_builder.errors import SettingsError, StoreError
+from vllm_builder.shared.address import Address
 from vllm_builder.stages.store import Entry, Store, VerifyReport
 
 
@@ -145,8 +146,10 @@ def show(digest: str, cache_dir: str | None, json_: bool) -> None:
 
 @cache.command()
 @click.option("--shared-cache", metavar="URL|DIR", help="The cache to ask (default: the one of the settings)")
+@click.option("--put", multiple=True, metavar="DIGEST", help="Also write this wheel or native layer to it")
+@_cache_dir
 @json_option
-def shared(shared_cache: str | None, json_: bool) -> None:
+def shared(shared_cache: str | None, put: tuple[str, ...], cache_dir: str | None, json_: bool) -> None:
     """Ask whether the shared cache answers: an entry is written to it and read back."""
     import os
 
@@ -176,14 +179,41 @@ def shared(shared_cache: str | None, json_: bool) -> None:
             why=f"{found.problem[:1].upper()}{found.problem[1:]}.",
             next="Builds go on without it, with a warning.",
         )
+    for digest in put:
+        _put(parse(address), digest, _cache(cache_dir), environ)
     if not json_:
-        how = "written and read back" if found.writes else f"can be read, not written ({found.problem})"
-        key = ", sealed with your key" if found.sealed else ""
-        click.echo(
-            f"{found.address}: an entry was {how} in {found.seconds * 1000:.0f} ms{key}"
-            if found.writes
-            else f"{found.address}: {how}"
+        took = f"in {found.seconds * 1000:.0f} ms{', sealed with your key' if found.sealed else ''}"
+        how = f"an entry was written and read back {took}" if found.writes else f"only read ({found.problem})"
+        click.echo(f"{found.address}: {how}")
+
+
+def _put(address: Address, prefix: str, where: Cache, environ: Mapping[str, str]) -> None:
+    """Write one entry of the store, a wheel with the layer that it holds, to a shared cache."""
+    from vllm_builder.errors import StorageFailed
+    from vllm_builder.shared import remote_of
+    from vllm_builder.shared.artifacts import Kind, write_back
+
+    emit = screen.listener()
+    wheels, layers = Store(where.store), _layers(where)
+    found: list[tuple[Kind, Entry | None]] = [("wheel", wheels.find(prefix)), ("native", layers.find(prefix))]
+    if (wheel := found[0][1]) is not None and (layer := wheel.record.native.get("digest")):
+        found.append(("native", layers.get(layer, emit=emit)))
+    chosen = [(kind, entry) for kind, entry in found if entry is not None]
+    if not chosen:
+        raise StoreError(
+            f"The store has no entry {prefix}.", next="`vllm-builder cache list` shows the digests there are."
         )
+    remote = remote_of(address, environ, emit)
+    for kind, entry in chosen:
+        if (problems := (wheels if kind == "wheel" else layers).intact(entry)) or not write_back(
+            remote, kind, entry, emit=emit
+        ):
+            screen.finish()
+            raise StorageFailed(
+                f"{entry.digest[:12]} was not written to {address.shown}.",
+                why=" ".join(problems) or f"{remote.problem}.",
+            )
+    screen.finish()
 
 
 @cache.command()

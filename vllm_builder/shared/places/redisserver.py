@@ -29,6 +29,8 @@ class Redis:
             url,
             username=username or None,
             password=password or None,
+            # What every server speaks that calls itself Redis.
+            protocol=2,
             socket_connect_timeout=CONNECT,
             socket_timeout=ANSWER,
             retry=Retry(NoBackoff(), 0),
