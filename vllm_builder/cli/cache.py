@@ -12,12 +12,12 @@ import click
 from vllm_builder.cache import Cache
 from vllm_builder.cli import screen
 from vllm_builder.cli.app import json_option
+from vllm_builder.cli.groups import LazyGroup
 from vllm_builder.errors import SettingsError, StoreError
-from vllm_builder.shared.address import Address
 from vllm_builder.stages.store import Entry, Store, VerifyReport
 
 
-def _cache(folder: str | None) -> Cache:
+def cache_of(folder: str | None) -> Cache:
     import os
 
     from vllm_builder.settings.layers import gather
@@ -27,22 +27,22 @@ def _cache(folder: str | None) -> Cache:
     return default_cache(layers.resolve().settings)
 
 
-_cache_dir = click.option("--cache-dir", metavar="DIR", help="Cache folder (default: the user cache)")
+cache_dir_option = click.option("--cache-dir", metavar="DIR", help="Cache folder (default: the user cache)")
 
 
-@click.group()
+@click.group(cls=LazyGroup, lazy={"shared": ("vllm_builder.cli.cache_shared", "shared")})
 def cache() -> None:
     """List, show, verify and prune what was built."""
 
 
 @cache.command("list")
-@_cache_dir
+@cache_dir_option
 @json_option
 def list_(cache_dir: str | None, json_: bool) -> None:
     """The wheels in the store, newest first, and the native layers that serve others."""
-    where = _cache(cache_dir)
+    where = cache_of(cache_dir)
     found = Store(where.store).scan()
-    layers = _layers(where).scan()
+    layers = layers_of(where).scan()
     entries = sorted((e for e in found if isinstance(e, Entry)), key=lambda e: e.record.created, reverse=True)
     unreadable = [u for u in found if not isinstance(u, Entry)]
     if json_:
@@ -69,10 +69,10 @@ def list_(cache_dir: str | None, json_: bool) -> None:
             r.wheel.filename,
         )
     screen.console(width=200).print(table if entries else "The store is empty.")
-    _list_layers([e for e in layers if isinstance(e, Entry)])
+    _listlayers_of([e for e in layers if isinstance(e, Entry)])
 
 
-def _layers(where: Cache) -> Store:
+def layers_of(where: Cache) -> Store:
     return Store(where.native, noun="native layer")
 
 
@@ -85,7 +85,7 @@ def _layer_dict(entry: Entry) -> dict[str, object]:
     return facts | {"kind": "native"}
 
 
-def _list_layers(layers: list[Entry]) -> None:
+def _listlayers_of(layers: list[Entry]) -> None:
     from rich.table import Table
 
     if not layers:
@@ -106,13 +106,13 @@ def _list_layers(layers: list[Entry]) -> None:
 
 @cache.command()
 @click.argument("digest")
-@_cache_dir
+@cache_dir_option
 @json_option
 def show(digest: str, cache_dir: str | None, json_: bool) -> None:
     """The build record of one wheel (a prefix of the digest is enough)."""
-    where = _cache(cache_dir)
+    where = cache_of(cache_dir)
     root = where.store
-    entry = Store(root).find(digest) or _layers(where).find(digest)
+    entry = Store(root).find(digest) or layers_of(where).find(digest)
     if entry is None:
         raise StoreError(
             f"There is no wheel of a plan {digest} in the store, nor a native layer.",
@@ -145,84 +145,12 @@ def show(digest: str, cache_dir: str | None, json_: bool) -> None:
 
 
 @cache.command()
-@click.option("--shared-cache", metavar="URL|DIR", help="The cache to ask (default: the one of the settings)")
-@click.option("--put", multiple=True, metavar="DIGEST", help="Also write this wheel or native layer to it")
-@_cache_dir
-@json_option
-def shared(shared_cache: str | None, put: tuple[str, ...], cache_dir: str | None, json_: bool) -> None:
-    """Ask whether the shared cache answers: an entry is written to it and read back."""
-    import os
-
-    from vllm_builder.errors import StorageFailed
-    from vllm_builder.settings.layers import gather
-    from vllm_builder.shared import check_given
-    from vllm_builder.shared.address import parse
-    from vllm_builder.shared.probing import probe
-
-    environ = dict(os.environ)
-    layers = gather({"shared_cache": shared_cache}, environ)
-    check_given(layers.command_line)
-    address = layers.resolve().settings.shared_cache
-    if address is None:
-        raise SettingsError(
-            "No shared cache is set.",
-            next="Give --shared-cache, VLLM_BUILDER_SHARED_CACHE, or shared_cache in vllm-builder.toml.",
-        )
-    found = probe(parse(address), environ)
-    if json_:
-        screen.print_json(found.model_dump(mode="json"))
-    if not found.reads:
-        if json_:
-            raise SystemExit(StorageFailed.exit_code)
-        raise StorageFailed(
-            f"The shared cache {found.address} cannot be used.",
-            why=f"{found.problem[:1].upper()}{found.problem[1:]}.",
-            next="Builds go on without it, with a warning.",
-        )
-    for digest in put:
-        _put(parse(address), digest, _cache(cache_dir), environ)
-    if not json_:
-        took = f"in {found.seconds * 1000:.0f} ms{', sealed with your key' if found.sealed else ''}"
-        how = f"an entry was written and read back {took}" if found.writes else f"only read ({found.problem})"
-        click.echo(f"{found.address}: {how}")
-
-
-def _put(address: Address, prefix: str, where: Cache, environ: Mapping[str, str]) -> None:
-    """Write one entry of the store, a wheel with the layer that it holds, to a shared cache."""
-    from vllm_builder.errors import StorageFailed
-    from vllm_builder.shared import remote_of
-    from vllm_builder.shared.artifacts import Kind, write_back
-
-    emit = screen.listener()
-    wheels, layers = Store(where.store), _layers(where)
-    found: list[tuple[Kind, Entry | None]] = [("wheel", wheels.find(prefix)), ("native", layers.find(prefix))]
-    if (wheel := found[0][1]) is not None and (layer := wheel.record.native.get("digest")):
-        found.append(("native", layers.get(layer, emit=emit)))
-    chosen = [(kind, entry) for kind, entry in found if entry is not None]
-    if not chosen:
-        raise StoreError(
-            f"The store has no entry {prefix}.", next="`vllm-builder cache list` shows the digests there are."
-        )
-    remote = remote_of(address, environ, emit)
-    for kind, entry in chosen:
-        if (problems := (wheels if kind == "wheel" else layers).intact(entry)) or not write_back(
-            remote, kind, entry, emit=emit
-        ):
-            screen.finish()
-            raise StorageFailed(
-                f"{entry.digest[:12]} was not written to {address.shown}.",
-                why=" ".join(problems) or f"{remote.problem}.",
-            )
-    screen.finish()
-
-
-@cache.command()
 @click.argument("digests", nargs=-1)
-@_cache_dir
+@cache_dir_option
 @json_option
 def verify(digests: tuple[str, ...], cache_dir: str | None, json_: bool) -> None:
     """Hash every wheel and native layer (or the named ones) again and check its record."""
-    report = _verified(_cache(cache_dir), digests)
+    report = _verified(cache_of(cache_dir), digests)
     if json_:
         screen.print_json(report.as_dict())
     else:
@@ -244,7 +172,7 @@ def verify(digests: tuple[str, ...], cache_dir: str | None, json_: bool) -> None
 
 def _verified(where: Cache, digests: tuple[str, ...]) -> VerifyReport:
     """Wheels and layers together; a prefix may name either."""
-    wheels, layers = Store(where.store), _layers(where)
+    wheels, layers = Store(where.store), layers_of(where)
     emit = screen.listener()
     if not digests:
         return wheels.verify(emit=emit).with_(layers.verify(emit=emit))
@@ -294,7 +222,7 @@ def _native_lines(native: Mapping[str, Any]) -> list[tuple[str, Any]]:
 @click.option(
     "--yes", is_flag=True, help="Without a rule or DIGESTS: do remove what was superseded or is damaged"
 )
-@_cache_dir
+@cache_dir_option
 @json_option
 def prune(
     digests: tuple[str, ...],
@@ -315,7 +243,7 @@ def prune(
 
     Never removes the last good wheel of a plan unless told to with --last.
     """
-    where = _cache(cache_dir)
+    where = cache_of(cache_dir)
     emit = screen.listener()
     rules: dict[str, Any] = {"older_than": _age(older_than), "max_size": _bytes(max_size), "keep": keep}
     listed = not (yes or dry_run or digests or kinds or last) and set(rules.values()) == {None}
@@ -330,7 +258,7 @@ def prune(
         )
         if set(rules.values()) == {None} and not digests:
             # What a forced build superseded, and what is damaged, serves nobody here either.
-            report = report.with_(_layers(where).prune(dry_run=dry_run, emit=emit))
+            report = report.with_(layers_of(where).prune(dry_run=dry_run, emit=emit))
     if json_:
         screen.print_json(report.as_dict())
         return

@@ -56,8 +56,8 @@ def _failure(error: Exception) -> Refused | Unreachable:
     text = str(error)
     word = text.split(" ")[0].rstrip(":")
     if isinstance(error, redis.AuthenticationError):
-        known = _REFUSALS["NOAUTH"] if text.startswith("Authentication required") else _REFUSALS["WRONGPASS"]
-        return Refused(_REFUSALS.get(word, known))
+        lacking = text.startswith("Authentication required")
+        return Refused(_REFUSALS.get(word) or _REFUSALS["NOAUTH" if lacking else "WRONGPASS"])
     if isinstance(error, redis.ResponseError):
         known = _REFUSALS.get(word) or (_REFUSALS["OOM"] if "maxmemory" in text else None)
         return Refused(known) if known else Unreachable(f"it answers with an error ({word[:20]})")
