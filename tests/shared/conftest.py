@@ -45,7 +45,7 @@ def fresh(tmp_path: Path, _prepared: None, cxx: str) -> Team:
     return Team(tmp_path / "fresh", cxx)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory, _prepared: None, cxx: str) -> Built:
     """A toy that alice has built: once without a shared cache, and once with one, whose entries are kept."""
     team = Team(tmp_path_factory.mktemp("built") / "toy", cxx)
@@ -63,7 +63,7 @@ def later(built: Built) -> Iterator[Team]:
     """The team of ``built``; bob has not built yet."""
     built.team.on_event = lambda event: None
     yield built.team
-    for user in ("bob", "carol"):
+    for user in ("bob", "carol", "dave"):
         if (built.team.toy.folder / user).exists():
             built.team.forget(user)
 

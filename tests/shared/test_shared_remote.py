@@ -217,6 +217,47 @@ def test_a_server_that_makes_no_folders_by_itself_is_asked_for_them(faulty: Faul
     assert place.read("v1/unit/ab/y", 10) == b"y"
 
 
+@pytest.mark.parametrize(
+    ("mode", "reading", "writing"),
+    [
+        ("resetting", "the connection broke", "the connection broke"),
+        ("cut", "the connection broke", ""),
+        ("503", "it answers 503", "it answers 503"),
+        ("302", "it answers 302", "it answers 302"),
+        ("401", "it wants a user name", "it wants a user name"),
+        ("403", "it does not permit that", "it does not permit that"),
+        ("413", "it takes no entries of that size", "it takes no entries of that size"),
+        ("read-only", "", "it does not take that method"),
+        ("full", "", "no space is left there"),
+    ],
+)
+def test_what_a_web_server_answers(faulty: FaultyServer, mode: str, reading: str, writing: str) -> None:
+    place = open_place(parse(faulty.url))
+    place.write("v1/unit/ab/x", b"x" * 100)
+    faulty.mode = mode
+    for said, ask in (
+        (reading, lambda: place.read("v1/unit/ab/x", 1000)),
+        (writing, lambda: place.write("v1/unit/ab/y", b"y")),
+    ):
+        if not said:
+            ask()
+            continue
+        with pytest.raises((Refused, Unreachable), match=said):
+            ask()
+
+
+@pytest.mark.parametrize("url", ["http://no-such-host.invalid/cache", "redis://no-such-host.invalid/0"])
+def test_a_host_that_does_not_exist(url: str) -> None:
+    with pytest.raises(Unreachable, match="name"):
+        open_place(parse(url)).read("v1/unit/ab/x", 10)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/cache", "redis://127.0.0.1:9/0"])
+def test_a_port_where_nobody_listens(url: str) -> None:
+    with pytest.raises(Unreachable, match="connection refused"):
+        open_place(parse(url)).read("v1/unit/ab/x", 10)
+
+
 class Asked:
     """A place of the tests: ``answers`` are given in turn, the last for ever."""
 

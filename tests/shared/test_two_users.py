@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from builders import UNITS, Team
+from builders import UNITS, Built, Team
 from cache_servers import KINDS, CacheServer, any_server, of_folder, redis_server
+from faulty_server import FaultyServer
 
 from vllm_builder.cache import Cache
 from vllm_builder.stages.compile import isolation
@@ -26,9 +27,7 @@ def server(
         yield found
 
 
-def test_the_second_gets_the_wheel_else_the_layer_else_what_was_compiled(
-    team: Team, server: CacheServer
-) -> None:
+def test_the_second_gets_the_wheel_else_what_was_compiled(team: Team, server: CacheServer) -> None:
     first = team.build("alice", server.url)
     assert (team.compiled, team.warnings, first.shared) == (UNITS, [], "")
     wheel = first.wheel.read_bytes()
@@ -40,46 +39,44 @@ def test_the_second_gets_the_wheel_else_the_layer_else_what_was_compiled(
     assert second.record.shared["from"] == server.url
     assert second.record.model_copy(update={"shared": {}}) == first.record
 
-    assert server.forget("wheel") == 1
-    team.forget("bob")
-    third = team.build("bob", server.url)
+    assert (server.forget("wheel"), server.forget("native")) == (1, 1)
+    third = team.build("carol", server.url)
     assert (team.compiled, team.warnings) == (0, [])
-    assert third.record.native["reused"] is True
-    assert third.record.compile.units == 0
+    assert third.record.native["reused"] is False
+    assert third.record.compile.cache == {"hits": UNITS, "misses": 0, "uncacheable": 0, "shared": UNITS}
     assert third.wheel.read_bytes() == wheel
-
-    assert server.forget("wheel") == 1, "the third build wrote it back"
-    assert server.forget("native") == 1
-    team.forget("bob")
-    fourth = team.build("bob", server.url)
-    assert (team.compiled, team.warnings) == (0, [])
-    assert fourth.record.native["reused"] is False
-    assert fourth.record.compile.cache == {"hits": UNITS, "misses": 0, "uncacheable": 0, "shared": UNITS}
-    assert fourth.wheel.read_bytes() == wheel
+    assert (server.forget("wheel"), server.forget("native")) == (1, 1), "it was written back"
 
 
-def test_a_wheel_that_was_fetched_is_kept_as_one_that_was_built(team: Team, tmp_path: Path) -> None:
-    server = of_folder(tmp_path / "shared")
-    team.build("alice", server.url)
-    fetched = team.build("bob", server.url)
-    store = Store(Cache(team.toy.folder / "bob/cache").store)
-    assert store.verify().ok
-    server.forget("wheel")
-    again = team.build("bob", server.url)
-    assert (again.from_store, again.shared, team.compiled) == (True, "", 0)
-    assert not [key for key in server.listed() if "/wheel/" in key], "what was fetched is not written back"
+def test_without_the_wheel_there_is_the_layer(built: Built, later: Team, filled: FaultyServer) -> None:
+    filled.entries = {
+        k: v for k, v in filled.entries.items() if "/v1/wheel/" not in k and "/v1/unit/" not in k
+    }
+    result = later.build("bob", filled.url)
+    assert (later.compiled, later.warnings) == (0, [])
+    assert result.record.native["reused"] is True
+    assert result.record.compile.units == 0
+    assert result.wheel.read_bytes() == built.wheel
+    assert later.build("carol", filled.url).shared == filled.url, "the wheel was written back"
+
+
+def test_a_wheel_that_was_fetched_is_kept_as_one_that_was_built(later: Team, filled: FaultyServer) -> None:
+    fetched = later.build("bob", filled.url)
+    assert Store(Cache(later.toy.folder / "bob/cache").store).verify().ok
+    filled.entries.clear()
+    again = later.build("bob", filled.url)
+    assert (again.from_store, again.shared, later.compiled) == (True, "", 0)
+    assert filled.entries == {}, "what was fetched is not written back"
     assert again.wheel == fetched.wheel
 
 
-def test_without_reuse_and_with_force_everything_is_compiled(team: Team, tmp_path: Path) -> None:
-    server = of_folder(tmp_path / "shared")
-    team.build("alice", server.url)
-    server.forget("wheel")
-    server.forget("unit")
-    assert team.build("bob", server.url, reuse=False).record.native["reason"] == "because of --no-reuse"
-    assert team.compiled == UNITS
-    team.forget("bob")
-    assert team.build("bob", server.url, force=True).shared == ""
+def test_without_reuse_and_with_force_no_wheel_and_no_layer_is_taken(
+    later: Team, filled: FaultyServer
+) -> None:
+    result = later.build("bob", filled.url, reuse=False, force=True)
+    assert (result.shared, result.record.native["reused"]) == ("", False)
+    assert filled.requests("GET", "wheel") == filled.requests("GET", "native") == 0
+    assert filled.requests("PUT", "wheel") == filled.requests("PUT", "native") == 1
 
 
 @pytest.mark.skipif(isolation.refusal() is not None, reason="this kernel allows no namespaces")
@@ -135,21 +132,23 @@ def test_two_at_once_are_both_right(team: Team, tmp_path: Path) -> None:
     assert third.wheel.read_bytes() == wheels[0]
 
 
-def test_a_secret_of_the_team_refuses_what_others_put_in(team: Team, tmp_path: Path) -> None:
-    server = of_folder(tmp_path / "shared")
+def test_a_secret_of_the_team_refuses_what_others_put_in(later: Team, filled: FaultyServer) -> None:
     secret = {"VLLM_BUILDER_SHARED_CACHE_KEY": "open sesame"}
-    team.build("mallory", server.url)
-    team.build("alice", server.url, environ=secret)
-    assert team.compiled == UNITS
-    assert "it is not sealed with the key of this build" in team.warnings[0]
-    assert team.build("bob", server.url, environ=secret).shared == server.url
-    assert (team.compiled, team.warnings) == (0, [])
+    later.build("bob", filled.url, environ=secret)
+    assert later.compiled == UNITS
+    assert "it is not sealed with the key of this build" in later.warnings[0]
+    assert later.build("carol", filled.url, environ=secret).shared == filled.url
+    assert (later.compiled, later.warnings) == (0, [])
 
 
-def test_offline_a_folder_is_used_and_a_server_is_not(team: Team, tmp_path: Path) -> None:
-    server = of_folder(tmp_path / "shared")
-    team.build("alice", server.url)
-    assert team.build("bob", server.url, offline=True).shared == server.url
-    team.build("carol", "http://127.0.0.1:9/cache", offline=True)
-    assert (team.compiled, team.warnings) == (UNITS, [])
-    assert "The shared cache http://127.0.0.1:9/cache is not used (--offline)." in team.toy.notes
+def test_offline_a_folder_is_used_and_a_server_is_not(
+    later: Team, filled: FaultyServer, tmp_path: Path
+) -> None:
+    for path, data in filled.entries.items():
+        place = tmp_path / "shared" / path.removeprefix("/cache/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(data)
+    assert later.build("bob", str(tmp_path / "shared"), offline=True).shared == str(tmp_path / "shared")
+    later.build("carol", filled.url, offline=True)
+    assert (later.compiled, later.warnings, filled.seen) == (UNITS, [], [])
+    assert f"The shared cache {filled.url} is not used (--offline)." in later.toy.notes

@@ -11,14 +11,14 @@ from redis.retry import Retry
 from vllm_builder.shared.places.base import ANSWER, CONNECT, Refused, Unreachable
 
 _PREFIX: Final = "vllm-builder:"
-_REFUSALS: Final = {
-    "OOM": "its memory is full (OOM)",
-    "NOAUTH": "it wants a password (NOAUTH)",
-    "WRONGPASS": "it does not accept the password (WRONGPASS)",
-    "NOPERM": "it does not permit that (NOPERM)",
-    "READONLY": "it is read-only (READONLY)",
-    "MISCONF": "it cannot write to its disk (MISCONF)",
-}
+_REFUSALS: Final = (
+    (redis.exceptions.OutOfMemoryError, "its memory is full (OOM)"),
+    (redis.exceptions.NoPermissionError, "it does not permit that (NOPERM)"),
+    (redis.exceptions.ReadOnlyError, "it is read-only (READONLY)"),
+)
+"""The client takes these words off the texts of errors."""
+_WANTS: Final = "it wants a password (NOAUTH)"
+_REJECTS: Final = "it does not accept the password (WRONGPASS)"
 
 
 class Redis:
@@ -54,13 +54,16 @@ class Redis:
 
 def _failure(error: Exception) -> Refused | Unreachable:
     text = str(error)
-    word = text.split(" ")[0].rstrip(":")
+    for kind, why in _REFUSALS:
+        if isinstance(error, kind):
+            return Refused(why)
     if isinstance(error, redis.AuthenticationError):
-        lacking = text.startswith("Authentication required")
-        return Refused(_REFUSALS.get(word) or _REFUSALS["NOAUTH" if lacking else "WRONGPASS"])
+        return Refused(_WANTS if text.startswith("Authentication required") else _REJECTS)
     if isinstance(error, redis.ResponseError):
-        known = _REFUSALS.get(word) or (_REFUSALS["OOM"] if "maxmemory" in text else None)
-        return Refused(known) if known else Unreachable(f"it answers with an error ({word[:20]})")
+        word = text.split(" ")[0].rstrip(":")
+        if word == "MISCONF":
+            return Refused("it cannot write to its disk (MISCONF)")
+        return Unreachable(f"it answers with an error ({word[:20]})")
     if isinstance(error, redis.TimeoutError):
         return Unreachable("no answer in time")
     for said in ("Name or service not known", "Temporary failure in name resolution", "Connection refused"):
