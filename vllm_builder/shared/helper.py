@@ -49,7 +49,7 @@ class Helper:
         self._remote = remote
         self._folder = _private_folder()
         self._socket = self._folder / "s"
-        self._waiting: queue.Queue[tuple[str, bytes]] = queue.Queue()
+        self._waiting: queue.Queue[tuple[str, bytes] | None] = queue.Queue()
         self._size = 0
         self._dropped = 0
         self._lock = threading.Lock()
@@ -76,7 +76,7 @@ class Helper:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def drain(self, seconds: float = _SECONDS) -> None:
-        """Wait for what is to be written back."""
+        """Wait for what is to be written back; then nothing more is."""
         until = time.monotonic() + seconds
         while self._size and time.monotonic() < until and not self._remote.off:
             time.sleep(0.02)
@@ -88,6 +88,8 @@ class Helper:
                 f"{many} of the compiler cache could not be written to {self._remote.shown} in time."
             )
         self._remote.tell()
+        for _ in range(_WRITERS):
+            self._waiting.put(None)
 
     def get(self, key: bytes) -> bytes | None:
         return self._remote.get("unit", key.hex())
@@ -104,8 +106,8 @@ class Helper:
         return True
 
     def _write(self) -> None:
-        while True:
-            name, value = self._waiting.get()
+        while (item := self._waiting.get()) is not None:
+            name, value = item
             try:
                 self._remote.put("unit", name, value)
             finally:
