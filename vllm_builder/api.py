@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from vllm_builder import publication
+from vllm_builder import publication, shared
 from vllm_builder.cache import Cache, Workspace
 from vllm_builder.errors import SettingsError
 from vllm_builder.events import Emit, ignore
@@ -69,6 +69,7 @@ def decide(
     environ = dict(os.environ if environ is None else environ)
     given = layers.resolve().settings
     publication.check_given(given, layers.command_line)
+    shared.check_given(layers.command_line)
     if given.bundle is None:
         if "version" not in {**layers.command_line, **layers.environment}:
             raise SettingsError("Which release?", next="Give VERSION (v0.9.2, latest), or --bundle FILE.")
@@ -123,19 +124,21 @@ def obey(
     environ = dict(os.environ if environ is None else environ)
     publication.check(settings, environ)
     cache = default_cache(settings)
-    result = run(
-        made,
-        cache=cache,
-        workspace=workspace_of(settings),
-        out=settings.out.expanduser().absolute() if settings.out else None,
-        environ=environ,
-        request=source_request(settings, made.environment.indexes),
-        externals=settings.externals,
-        offline=settings.offline,
-        force=settings.force,
-        reuse=settings.reuse,
-        emit=emit,
-    )
+    with shared.opened(settings, environ, emit) as others:
+        result = run(
+            made,
+            cache=cache,
+            workspace=workspace_of(settings),
+            out=settings.out.expanduser().absolute() if settings.out else None,
+            environ=environ,
+            request=source_request(settings, made.environment.indexes),
+            externals=settings.externals,
+            offline=settings.offline,
+            force=settings.force,
+            reuse=settings.reuse,
+            shared=others,
+            emit=emit,
+        )
     if settings.publish is None:
         return result
     published = publication.publish_built(result, settings, cache=cache, environ=environ, emit=emit)
@@ -323,7 +326,7 @@ def workspace_of(settings: Settings) -> Workspace:
     return Workspace(settings.workspace.expanduser().absolute())
 
 
-_TEXTS = ("recipe", "cuda", "python", "source", "git_url", "torch_index", "publish")
+_TEXTS = ("shared_cache", "recipe", "cuda", "python", "source", "git_url", "torch_index", "publish")
 """Settings that are a word or a path: a path object is taken for what it says."""
 
 

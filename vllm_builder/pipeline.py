@@ -23,6 +23,7 @@ from vllm_builder.fs import copy_atomic, make_dir, os_errors, remove_tree, write
 from vllm_builder.model import Model
 from vllm_builder.proof import build_record, prove
 from vllm_builder.report.after import written
+from vllm_builder.shared import Shared
 from vllm_builder.stages.plan.model import Plan
 from vllm_builder.stages.publish.model import PublishResult
 from vllm_builder.stages.source.model import SourceRequest
@@ -42,6 +43,8 @@ class BuildResult(Model):
     from_store: bool
     seconds: float
     record: Record
+    shared: str = ""
+    """The shared cache that the wheel was fetched from now; empty where it was not."""
     published: PublishResult | None = None
     report: Path | None = None
     """The page about this build; None where nothing was built, or it could not be made (a warning says why)."""
@@ -153,13 +156,15 @@ def run(
     offline: bool = False,
     force: bool = False,
     reuse: bool = True,
+    shared: Shared | None = None,
     emit: Emit = ignore,
 ) -> BuildResult:
     """Obey a plan: from the store if the wheel is there and intact, else build it.
 
     ``request`` is where the plan's source came from, ``externals`` where those of its external sources are to be
     had; they carry the credentials that a plan never holds. With ``reuse`` False everything is compiled, also what
-    the store has as a native layer.
+    the store has as a native layer. ``shared`` is a cache of several machines: asked for what the store has not, and
+    told of what is made.
 
     Two builders of the same plan at once compile once: the second waits and finds the wheel.
 
@@ -178,7 +183,7 @@ def run(
             with written(plan, workspace, emit) as account:
                 emit = account.emit
                 record, built = _build(
-                    plan, cache, workspace, environ, request, externals, offline, force, reuse, emit
+                    plan, cache, workspace, environ, request, externals, offline, force, reuse, shared, emit
                 )
                 account.built(record)
             part = _hand_over_part(built, record, out, emit)
@@ -186,14 +191,19 @@ def run(
     with store.lock(plan.digest, emit=emit):
         if not force and (entry := store.get(plan.digest, emit=emit)) is not None:
             return _from_store(plan, entry, out, started, emit)
+        if shared and not force and (entry := shared.fetch("wheel", plan.digest, store)) is not None:
+            found = _from_store(plan, entry, out, started, emit)
+            return found.model_copy(update={"shared": shared.remote.shown})
         with _tree_lock(workspace.tree(plan.digest), emit), written(plan, workspace, emit) as account:
             emit = account.emit
             record, built = _build(
-                plan, cache, workspace, environ, request, externals, offline, force, reuse, emit
+                plan, cache, workspace, environ, request, externals, offline, force, reuse, shared, emit
             )
             # Still under the tree's lock: a builder with another cache puts its wheel into the same folder.
             entry = store.add(plan.digest, built, record, force=force, emit=emit)
             account.built(record)
+            if shared:
+                shared.made("wheel", entry)
             # The store has it; what was made on the way has served.
             remove_tree(workspace.dist(plan.digest))
             remove_tree(workspace.rejected(plan.digest))
@@ -211,6 +221,7 @@ def _build(
     offline: bool,
     force: bool,
     reuse: bool,
+    shared: Shared | None,
     emit: Emit,
 ) -> tuple[Record, Path]:
     from vllm_builder.reusing import compile_or_reuse, facts_of, patched_files
@@ -264,6 +275,7 @@ def _build(
             environ=environ,
             reuse=reuse,
             force=force,
+            shared=shared,
             emit=emit,
         )
         result = made.result

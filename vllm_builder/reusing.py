@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import zipfile
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from vllm_builder.stages.native.inputs import NativeInputs, has_native_layer, na
 
 if TYPE_CHECKING:
     from vllm_builder.cache import Cache
+    from vllm_builder.shared import Shared
     from vllm_builder.stages.compile.model import CompileResult
     from vllm_builder.stages.environment.model import Environment
     from vllm_builder.stages.native.model import Manifest
@@ -44,6 +45,8 @@ class Compiled:
         if result.cache:
             hits = result.cache.get("hits", 0)
             text += f", compiler cache {hits} of {hits + result.cache.get('misses', 0)} hits"
+            if shared := result.cache.get("shared"):
+                text += f" ({shared} from the shared cache)"
         return f"{text}, no network" if result.isolated else text
 
 
@@ -60,6 +63,7 @@ def compile_or_reuse(
     reuse: bool,
     force: bool,
     emit: Emit,
+    shared: Shared | None = None,
 ) -> Compiled:
     """Make the wheel of a patched tree: with a layer of the store where its inputs are the same, else compiled.
 
@@ -69,6 +73,7 @@ def compile_or_reuse(
         patched: paths that patches changed.
         reuse: look for a layer; False compiles.
         force: compile, and put the new layer before one that is there.
+        shared: is asked for layers and for what ccache does not have, and told of a new layer.
 
     Raises:
         any class of :mod:`vllm_builder.errors` that compiling raises.
@@ -76,15 +81,19 @@ def compile_or_reuse(
     from vllm_builder.stages.compile import compile_wheel
 
     def compiled() -> CompileResult:
-        return compile_wheel(
-            plan.compile,
-            tree=tree,
-            environment=environment,
-            dist=dist,
-            log=log,
-            environ=environ,
-            emit=emit,
-        )
+        with shared.compiling() if shared and ccache else nullcontext() as remote_storage:
+            return compile_wheel(
+                plan.compile,
+                tree=tree,
+                environment=environment,
+                dist=dist,
+                log=log,
+                environ=environ,
+                remote_storage=remote_storage,
+                emit=shared.telling(emit) if shared else emit,
+            )
+
+    ccache = plan.compile.compiler_cache == "ccache"
 
     if not has_native_layer(plan):
         return Compiled(compiled())
@@ -100,6 +109,8 @@ def compile_or_reuse(
     unfit = ""
     with layers.store.lock(inputs.digest, emit=emit):
         taken = layers.take(inputs.digest, _room(tree), emit=emit) if reuse else None
+        if taken is None and reuse and shared and shared.fetch("native", inputs.digest, layers.store):
+            taken = layers.take(inputs.digest, _room(tree), emit=emit)
         if taken is None:
             why = "because of --force" if force else "because of --no-reuse"
             if reuse:
@@ -108,6 +119,8 @@ def compile_or_reuse(
             emit(Note(stage="compile", message=f"native layer: compile, {why}"))
             result = compiled()
             entry = _keep(plan, inputs, layers, result, placed, tree, environment, force, emit)
+            if shared and entry is not None:
+                shared.made("native", entry)
             facts = {"digest": inputs.digest, "reused": False, "reason": why, "kept": entry is not None}
             return Compiled(result, inputs.digest, facts | ({"compiled": origin_of(entry)} if entry else {}))
     # From here on others may take the layer too.

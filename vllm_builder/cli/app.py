@@ -86,7 +86,13 @@ def build(json_: bool, verbose: bool, quiet: bool, **options: Any) -> None:
         return
     if not quiet:
         wheel = result.record.wheel
-        how = "from the store" if result.from_store else f"built in {screen.duration(result.seconds)}"
+        how = (
+            f"from the shared cache {result.shared}"
+            if result.shared
+            else "from the store"
+            if result.from_store
+            else f"built in {screen.duration(result.seconds)}"
+        )
         click.echo(
             f"{result.record.version}: {how}, {screen.size(wheel.size)}, sha256 {wheel.sha256}, plan {result.digest[:12]}",
             err=True,
@@ -128,7 +134,7 @@ def plan(json_: bool, verbose: bool, quiet: bool, explain_against: str | None, *
 
 
 @cli.command()
-@settings_options(without=("out", *PUBLISHING), version_required=False)
+@settings_options(without=("out", "shared_cache", *PUBLISHING), version_required=False)
 @click.option("--dest", required=True, metavar="DIR", help="Where the tree is put; must not exist")
 @_with_verbosity
 @json_option
@@ -142,7 +148,7 @@ def source(json_: bool, verbose: bool, quiet: bool, dest: str, **options: Any) -
 
 
 @cli.command()
-@settings_options(without=("out", "force", *PUBLISHING), version_required=False)
+@settings_options(without=("out", "force", "shared_cache", *PUBLISHING), version_required=False)
 @_with_verbosity
 @json_option
 def environment(json_: bool, verbose: bool, quiet: bool, **options: Any) -> None:

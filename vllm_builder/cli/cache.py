@@ -12,11 +12,12 @@ import click
 from vllm_builder.cache import Cache
 from vllm_builder.cli import screen
 from vllm_builder.cli.app import json_option
+from vllm_builder.cli.groups import LazyGroup
 from vllm_builder.errors import SettingsError, StoreError
 from vllm_builder.stages.store import Entry, Store, VerifyReport
 
 
-def _cache(folder: str | None) -> Cache:
+def cache_of(folder: str | None) -> Cache:
     import os
 
     from vllm_builder.settings.layers import gather
@@ -26,22 +27,22 @@ def _cache(folder: str | None) -> Cache:
     return default_cache(layers.resolve().settings)
 
 
-_cache_dir = click.option("--cache-dir", metavar="DIR", help="Cache folder (default: the user cache)")
+cache_dir_option = click.option("--cache-dir", metavar="DIR", help="Cache folder (default: the user cache)")
 
 
-@click.group()
+@click.group(cls=LazyGroup, lazy={"shared": ("vllm_builder.cli.cache_shared", "shared")})
 def cache() -> None:
     """List, show, verify and prune what was built."""
 
 
 @cache.command("list")
-@_cache_dir
+@cache_dir_option
 @json_option
 def list_(cache_dir: str | None, json_: bool) -> None:
     """The wheels in the store, newest first, and the native layers that serve others."""
-    where = _cache(cache_dir)
+    where = cache_of(cache_dir)
     found = Store(where.store).scan()
-    layers = _layers(where).scan()
+    layers = layers_of(where).scan()
     entries = sorted((e for e in found if isinstance(e, Entry)), key=lambda e: e.record.created, reverse=True)
     unreadable = [u for u in found if not isinstance(u, Entry)]
     if json_:
@@ -68,10 +69,10 @@ def list_(cache_dir: str | None, json_: bool) -> None:
             r.wheel.filename,
         )
     screen.console(width=200).print(table if entries else "The store is empty.")
-    _list_layers([e for e in layers if isinstance(e, Entry)])
+    _listlayers_of([e for e in layers if isinstance(e, Entry)])
 
 
-def _layers(where: Cache) -> Store:
+def layers_of(where: Cache) -> Store:
     return Store(where.native, noun="native layer")
 
 
@@ -84,7 +85,7 @@ def _layer_dict(entry: Entry) -> dict[str, object]:
     return facts | {"kind": "native"}
 
 
-def _list_layers(layers: list[Entry]) -> None:
+def _listlayers_of(layers: list[Entry]) -> None:
     from rich.table import Table
 
     if not layers:
@@ -105,13 +106,13 @@ def _list_layers(layers: list[Entry]) -> None:
 
 @cache.command()
 @click.argument("digest")
-@_cache_dir
+@cache_dir_option
 @json_option
 def show(digest: str, cache_dir: str | None, json_: bool) -> None:
     """The build record of one wheel (a prefix of the digest is enough)."""
-    where = _cache(cache_dir)
+    where = cache_of(cache_dir)
     root = where.store
-    entry = Store(root).find(digest) or _layers(where).find(digest)
+    entry = Store(root).find(digest) or layers_of(where).find(digest)
     if entry is None:
         raise StoreError(
             f"There is no wheel of a plan {digest} in the store, nor a native layer.",
@@ -145,11 +146,11 @@ def show(digest: str, cache_dir: str | None, json_: bool) -> None:
 
 @cache.command()
 @click.argument("digests", nargs=-1)
-@_cache_dir
+@cache_dir_option
 @json_option
 def verify(digests: tuple[str, ...], cache_dir: str | None, json_: bool) -> None:
     """Hash every wheel and native layer (or the named ones) again and check its record."""
-    report = _verified(_cache(cache_dir), digests)
+    report = _verified(cache_of(cache_dir), digests)
     if json_:
         screen.print_json(report.as_dict())
     else:
@@ -171,7 +172,7 @@ def verify(digests: tuple[str, ...], cache_dir: str | None, json_: bool) -> None
 
 def _verified(where: Cache, digests: tuple[str, ...]) -> VerifyReport:
     """Wheels and layers together; a prefix may name either."""
-    wheels, layers = Store(where.store), _layers(where)
+    wheels, layers = Store(where.store), layers_of(where)
     emit = screen.listener()
     if not digests:
         return wheels.verify(emit=emit).with_(layers.verify(emit=emit))
@@ -221,7 +222,7 @@ def _native_lines(native: Mapping[str, Any]) -> list[tuple[str, Any]]:
 @click.option(
     "--yes", is_flag=True, help="Without a rule or DIGESTS: do remove what was superseded or is damaged"
 )
-@_cache_dir
+@cache_dir_option
 @json_option
 def prune(
     digests: tuple[str, ...],
@@ -242,7 +243,7 @@ def prune(
 
     Never removes the last good wheel of a plan unless told to with --last.
     """
-    where = _cache(cache_dir)
+    where = cache_of(cache_dir)
     emit = screen.listener()
     rules: dict[str, Any] = {"older_than": _age(older_than), "max_size": _bytes(max_size), "keep": keep}
     listed = not (yes or dry_run or digests or kinds or last) and set(rules.values()) == {None}
@@ -257,7 +258,7 @@ def prune(
         )
         if set(rules.values()) == {None} and not digests:
             # What a forced build superseded, and what is damaged, serves nobody here either.
-            report = report.with_(_layers(where).prune(dry_run=dry_run, emit=emit))
+            report = report.with_(layers_of(where).prune(dry_run=dry_run, emit=emit))
     if json_:
         screen.print_json(report.as_dict())
         return

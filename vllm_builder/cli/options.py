@@ -42,6 +42,7 @@ _METAVAR = {
     "workspace": "DIR",
     "out": "DIR",
     "cache_dir": "DIR",
+    "shared_cache": "URL|DIR",
     "publish": "TO",
     "channel": "NAME",
     "variant": "NAME",

@@ -8,6 +8,7 @@ from vllm_builder.cache import Cache
 from vllm_builder.cli import screen
 from vllm_builder.errors import StoreError
 from vllm_builder.settings.model import Settings
+from vllm_builder.shared.address import parse
 from vllm_builder.stages.native.forecasting import forecast
 from vllm_builder.stages.plan.explain import differences
 from vllm_builder.stages.plan.model import Plan
@@ -36,6 +37,8 @@ def show(plan: Plan, settings: Settings, cache: Cache) -> None:
     state = f"in the store since {entry.record.created}" if entry else "would be built"
     console.print(f"store    {state}", highlight=False)
     console.print(f"native   {native.line()}", highlight=False, soft_wrap=True)
+    if settings.shared_cache is not None:
+        console.print(f"shared   {parse(settings.shared_cache).shown}", highlight=False, soft_wrap=True)
     console.print(
         f"folders  workspace {settings.workspace}, cache {cache.root}", highlight=False, soft_wrap=True
     )

@@ -58,6 +58,7 @@ def examine_machine(
         lambda: machine.isolation(settings),
         lambda: machine.caches(cache),
         lambda: network.reach(settings, environ),
+        lambda: network.shared_cache(settings, environ),
     ]
     with ThreadPoolExecutor(len(parts)) as pool:
         checks = [check for found in pool.map(_guarded, parts) for check in found]

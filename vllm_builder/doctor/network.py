@@ -35,6 +35,33 @@ def reach(settings: Settings, environ: Mapping[str, str]) -> Iterator[Check]:
     yield _repository(settings)
 
 
+def shared_cache(settings: Settings, environ: Mapping[str, str]) -> Iterator[Check]:
+    """Whether the shared cache answers, where one is set."""
+    if settings.shared_cache is None:
+        return
+    from vllm_builder.shared.address import parse
+    from vllm_builder.shared.probing import probe
+
+    address = parse(settings.shared_cache)
+    if settings.offline and address.network:
+        yield Check(name="shared cache", verdict="note", found=f"{address.shown}: not asked (--offline)")
+        return
+    found = probe(address, environ)
+    if found.reads and found.writes:
+        yield Check(name="shared cache", verdict="good", found=f"{address.shown} answers")
+    elif found.reads:
+        yield Check(
+            name="shared cache", verdict="note", found=f"{address.shown} is only read: {found.problem}"
+        )
+    else:
+        yield Check(
+            name="shared cache",
+            verdict="warning",
+            found=f"{address.shown}: {found.problem}",
+            cure="Builds go on without it; look at its server, or leave --shared-cache out.",
+        )
+
+
 def _index(indexes: Indexes) -> Check:
     from pypi_simple import PYPI_SIMPLE_ENDPOINT
 

@@ -25,6 +25,7 @@ _NOT_SETTINGS = {
     # Secrets: read where they are used, and never part of the settings, which are shown.
     *("VLLM_BUILDER_PUBLISH_USERNAME", "VLLM_BUILDER_PUBLISH_PASSWORD", "VLLM_BUILDER_PUBLISH_TOKEN"),
     "VLLM_BUILDER_SIGN_PASSPHRASE",
+    "VLLM_BUILDER_SHARED_CACHE_KEY",
 }
 _LISTS = {name for name, info in Settings.model_fields.items() if str(info.annotation).startswith("tuple[")}
 _TABLES = {"variables", "parameters", "externals"}

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from vllm_builder.model import Model
+from vllm_builder.shared.address import parse as parse_shared_cache
 from vllm_builder.stages.vendor.model import ExternalSource
 
 Device = Literal["cuda", "cpu", "empty"]
@@ -84,6 +85,12 @@ def _address(value: object) -> object:
         raise ValueError(
             "It holds a user name or a password, which belong into the environment, netrc or a keyring"
         )
+    return value
+
+
+def _shared_cache(value: object) -> object:
+    if value is not None:
+        parse_shared_cache(str(value))
     return value
 
 
@@ -184,6 +191,12 @@ class Settings(Model):
         None,
         description="Folder of downloads, environments, compiler cache and store (default: the user cache)",
     )
+    shared_cache: Annotated[str | None, BeforeValidator(_shared_cache)] = Field(
+        None,
+        repr=False,
+        description="Cache that several machines share: a folder, http(s)://HOST/PATH, redis://HOST/DB, "
+        "s3://BUCKET/PREFIX",
+    )
     offline: bool = Field(False, description="Touch no network; name everything that is missing")
     isolate: bool = Field(
         False, description="Configure and compile with no network at all (an error where the kernel refuses)"
@@ -225,7 +238,8 @@ PUBLISHING = frozenset({"publish", "channel", "variant", "sign_key", "builder_id
 """Fields that say what becomes of a finished wheel; a recipe, which is an input of the wheel, cannot set them."""
 HELD_BY_FILES = (
     frozenset(Settings.model_fields)
-    - {*("version", "recipe", "force", "refresh", "bundle", "allow_differences")}
+    - {*("version", "recipe", "force", "refresh", "bundle", "allow_differences", "shared_cache")}
     - PUBLISHING
 )
-"""Fields that recipes and settings files may set (a settings file may also set ``recipe`` and :data:`PUBLISHING`)."""
+"""Fields that recipes and settings files may set (a settings file may also set ``recipe``, ``shared_cache`` and
+:data:`PUBLISHING`)."""

@@ -43,6 +43,7 @@ class Options(TypedDict, total=False):
     workspace: Path | str
     out: Path | str | None
     cache_dir: Path | str | None
+    shared_cache: Path | str | None
     offline: bool
     isolate: bool
     refresh: bool

@@ -123,7 +123,10 @@ def read_settings_file(path: Path) -> Choices:
         SettingsError
     """
     return parse_choices(
-        _read(path, SettingsError), str(path), error=SettingsError, further=PUBLISHING | {"recipe"}
+        _read(path, SettingsError),
+        str(path),
+        error=SettingsError,
+        further=PUBLISHING | {"recipe", "shared_cache"},
     )
 
 

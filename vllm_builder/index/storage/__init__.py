@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
 from vllm_builder.errors import SettingsError, did_you_mean
 from vllm_builder.index.storage.base import Storage
 from vllm_builder.index.storage.folder import Folder
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/")
 _HALF: Final = re.compile(r"(?i)(s3|gs|az|https?):/?(?!/)(.*)")
@@ -20,12 +23,14 @@ _memory: dict[str, Any] = {}
 """Indexes in memory by name: they live as long as the process."""
 
 
-def open_storage(to: str) -> Storage:
+def open_storage(to: str, *, client: ClientConfig | None = None, retry: RetryConfig | None = None) -> Storage:
     """The storage that ``--to`` names.
 
     Args:
         to: a folder, ``file:///folder``, ``s3://bucket/prefix``, ``gs://bucket/prefix``, ``az://container/prefix`` (the
             account is in the environment), or ``memory://name`` (for trying out).
+        client: how long an object store is waited for.
+        retry: what is tried again with it.
 
     Raises:
         SettingsError: it is none of these, holds credentials, or what it needs is not installed or set.
@@ -60,7 +65,7 @@ def open_storage(to: str) -> Storage:
         )
     if not parts.netloc:
         raise SettingsError(f"{to!r} names no bucket.", next=f"Write {scheme}://bucket/prefix.")
-    return _objects(scheme, parts.netloc, _prefix(to, parts.path))
+    return _objects(scheme, parts.netloc, _prefix(to, parts.path), client, retry)
 
 
 def _not_an_address(to: str) -> None:
@@ -97,7 +102,9 @@ def _prefix(to: str, path: str) -> str:
     return prefix
 
 
-def _objects(scheme: str, bucket: str, prefix: str) -> Storage:
+def _objects(
+    scheme: str, bucket: str, prefix: str, client: ClientConfig | None, retry: RetryConfig | None
+) -> Storage:
     url = f"{scheme}://{bucket}/{prefix}".rstrip("/")
     try:
         import obstore.store as stores
@@ -107,7 +114,7 @@ def _objects(scheme: str, bucket: str, prefix: str) -> Storage:
         if scheme == "s3":
             from vllm_builder.index.storage.s3 import open_s3
 
-            return open_s3(bucket, prefix, url)
+            return open_s3(bucket, prefix, url, client=client or CLIENT, retry=retry or RETRY)
     except ModuleNotFoundError as error:
         raise SettingsError(
             f"{scheme}:// addresses need {error.name}, which is not installed.", next=f"{_EXTRA}"
@@ -117,10 +124,19 @@ def _objects(scheme: str, bucket: str, prefix: str) -> Storage:
     try:
         if scheme == "gs":
             return Objects(
-                stores.GCSStore(bucket, prefix=prefix or None, client_options=CLIENT, retry_config=RETRY), url
+                stores.GCSStore(
+                    bucket,
+                    prefix=prefix or None,
+                    client_options=client or CLIENT,
+                    retry_config=retry or RETRY,
+                ),
+                url,
             )
         return Objects(
-            stores.AzureStore(bucket, prefix=prefix or None, client_options=CLIENT, retry_config=RETRY), url
+            stores.AzureStore(
+                bucket, prefix=prefix or None, client_options=client or CLIENT, retry_config=retry or RETRY
+            ),
+            url,
         )
     except _store_errors() as error:
         raise SettingsError(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vllm_builder.errors import StorageFailed
 from vllm_builder.fs import os_errors
-from vllm_builder.index.storage.base import Altered, Blob, Changed, Exists, Stat, Token
+from vllm_builder.index.storage.base import FRESH, Altered, Blob, Changed, Exists, Stat, Token
 from vllm_builder.index.storage.failures import failure
 
 if TYPE_CHECKING:
@@ -127,6 +127,10 @@ class Objects:
             if there is not None and there.data == data:
                 return there.token
             raise
+
+    def overwrite(self, key: str, data: bytes) -> None:
+        """Put ``data`` in place of whatever is there: for content that is checked by who reads it."""
+        self._put(key, data, "overwrite", "application/octet-stream", FRESH)
 
     def delete(self, keys: Iterable[str]) -> None:
         left = iter(keys)

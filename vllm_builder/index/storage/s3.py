@@ -9,13 +9,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from vllm_builder.errors import SettingsError, StorageFailed
 from vllm_builder.index.storage.base import Blob, Changed, Stat, Token
 from vllm_builder.index.storage.failures import failure
 from vllm_builder.index.storage.objects import CLIENT, RETRY, Objects, checked_key, token_of
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig
 
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _REFUSED: Final = frozenset({409, 412})
@@ -132,7 +135,9 @@ class S3(Objects):
             raise failure(error, doing, self.url, self._secrets) from error
 
 
-def open_s3(bucket: str, prefix: str, url: str) -> S3:
+def open_s3(
+    bucket: str, prefix: str, url: str, *, client: ClientConfig = CLIENT, retry: RetryConfig = RETRY
+) -> S3:
     """Open a bucket with the credentials, the region and the endpoint that AWS's own tools would take.
 
     Raises:
@@ -148,11 +153,11 @@ def open_s3(bucket: str, prefix: str, url: str) -> S3:
     try:
         session = boto3.Session()
         credentials = session.get_credentials()
-        client = session.client(
+        aws = session.client(
             "s3",
             region_name=session.region_name or "us-east-1",
             config=Config(
-                retries={"mode": "standard", "max_attempts": RETRY["max_retries"] + 1},
+                retries={"mode": "standard", "max_attempts": retry["max_retries"] + 1},
                 connect_timeout=10,
                 read_timeout=60,
                 # As obstore does; stores other than Amazon's rarely have a host name for each bucket.
@@ -172,22 +177,22 @@ def open_s3(bucket: str, prefix: str, url: str) -> S3:
             f"There are no credentials for {url}.",
             next="Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or log in as for the aws command.",
         )
-    endpoint = str(client.meta.endpoint_url)
+    endpoint = str(aws.meta.endpoint_url)
     options: dict[str, Any] = {}
     if not (urlsplit(endpoint).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn")):
         options = {"endpoint": endpoint, "virtual_hosted_style_request": False}
     store = S3Store(
         bucket,
         prefix=prefix or None,
-        region=client.meta.region_name,
+        region=aws.meta.region_name,
         credential_provider=Boto3CredentialProvider(session),
-        client_options={**CLIENT, "allow_http": _http_allowed(endpoint)},
-        retry_config=RETRY,
+        client_options={**client, "allow_http": _http_allowed(endpoint)},
+        retry_config=retry,
         **options,
     )
     frozen = credentials.get_frozen_credentials()
     secrets = tuple(filter(None, (frozen.secret_key, frozen.token)))
-    return S3(store, url, client, bucket, prefix, secrets)
+    return S3(store, url, aws, bucket, prefix, secrets)
 
 
 def _http_allowed(endpoint: str) -> bool:

@@ -11,6 +11,7 @@ from vllm_builder.errors import SourceError
 from vllm_builder.events import Emit, Measured, ignore
 from vllm_builder.fs import make_dir, os_errors, write_atomic
 from vllm_builder.stages.compile import (
+    alike,
     compilercache,
     diagnose,
     isolation,
@@ -48,6 +49,7 @@ def compile_wheel(
     dist: Path,
     log: Path,
     environ: Mapping[str, str],
+    remote_storage: str | None = None,
     emit: Emit = ignore,
 ) -> CompileResult:
     """Compile a patched tree into one wheel.
@@ -63,6 +65,7 @@ def compile_wheel(
         dist: folder for the wheel. It appears there whole or not at all.
         log: file that everything the build prints is appended to.
         environ: the person's environment variables.
+        remote_storage: where ccache looks for what it does not have, in its own words; None where nothing is shared.
         emit: hears of notes, output lines and progress.
 
     Raises:
@@ -83,6 +86,8 @@ def compile_wheel(
     if spec.isolate:
         isolation.require(spec.compiler_cache, "the plan")
     state = make_dir(tree / "build" / "vllm-builder")
+    if remote_storage is not None:
+        spec, environment = alike.arrange(spec, environment, state)
     make_dir(log.parent)
     with locked(state / "lock") as lock:
         for name in ignored_variables(spec, environ):
@@ -93,7 +98,7 @@ def compile_wheel(
         env = child_environment(spec, environment, environ)
         reproducible.arrange(spec, env, tree=tree, environment=environment)
         pack.forget(tree, state)
-        stats = compilercache.arrange(spec, env, tree=tree, state=state)
+        stats = compilercache.arrange(spec, env, tree=tree, state=state, remote_storage=remote_storage or "")
         stats_offset = stats.stat().st_size if stats is not None and stats.exists() else 0
         totals = compilercache.sccache_totals(env) if spec.compiler_cache == "sccache" else {}
         calls = Calls(state, pack.places(spec, tree, environment))

@@ -55,6 +55,9 @@ _THE_PLANS = (
     "NINJA_STATUS",
 )
 
+# They may hold a password, which no compiler needs.
+_SECRET = ("VLLM_BUILDER_SHARED_CACHE*",)
+
 # Variables of the person's that are honoured and that change what comes out.
 _OUTPUT = (
     "CFLAGS",
@@ -131,7 +134,7 @@ def child_environment(
         environment: where its Python and tools are.
         environ: the person's environment.
     """
-    dropped = (*_FOREIGN_PYTHON, *_HARMFUL, *_THE_PLANS, *_OUTPUT)
+    dropped = (*_SECRET, *_FOREIGN_PYTHON, *_HARMFUL, *_THE_PLANS, *_OUTPUT)
     env = {k: v for k, v in environ.items() if not (_matches(k, dropped) or _leads_away(k))}
     env.update(spec.variables)
     # Compilers (__DATE__), setuptools and whatever else has heard of it take this for the present moment.

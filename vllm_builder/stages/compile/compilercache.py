@@ -28,7 +28,9 @@ _MISSES = {"cache_miss", "recache"}
 _HITS = {"direct_cache_hit", "preprocessed_cache_hit"}
 
 
-def arrange(spec: CompileSpec, env: dict[str, str], *, tree: Path, state: Path) -> Path | None:
+def arrange(
+    spec: CompileSpec, env: dict[str, str], *, tree: Path, state: Path, remote_storage: str = ""
+) -> Path | None:
     """Change ``env`` so that exactly the compiler cache of ``spec`` is used.
 
     Args:
@@ -36,6 +38,7 @@ def arrange(spec: CompileSpec, env: dict[str, str], *, tree: Path, state: Path) 
         env: the child's variables; changed in place.
         tree: the release's tree; paths below it are made relative, so that another folder hits.
         state: a folder of this build's own.
+        remote_storage: where ccache looks for what it does not have, in its own words.
 
     Returns:
         The file into which ccache logs its answers, or None where there is no ccache.
@@ -55,7 +58,7 @@ def arrange(spec: CompileSpec, env: dict[str, str], *, tree: Path, state: Path) 
             )
     _shadow(wanted, program, env, state / "bin")
     if wanted == "ccache":
-        return _ccache(spec, env, tree, state)
+        return _ccache(spec, env, tree, state, remote_storage)
     if wanted == "off":
         # A compiler can be a link to ccache (Debian's /usr/lib/ccache on PATH): it then does nothing.
         env["CCACHE_DISABLE"] = "1"
@@ -81,7 +84,7 @@ def _shadow(wanted: str, program: str | None, env: dict[str, str], folder: Path)
         env["PATH"] = f"{folder}{os.pathsep}{env['PATH']}"
 
 
-def _ccache(spec: CompileSpec, env: dict[str, str], tree: Path, state: Path) -> Path:
+def _ccache(spec: CompileSpec, env: dict[str, str], tree: Path, state: Path, remote_storage: str) -> Path:
     stats = state / "ccache.stats"
     defaults = {
         "CCACHE_BASEDIR": str(tree),
@@ -93,12 +96,19 @@ def _ccache(spec: CompileSpec, env: dict[str, str], tree: Path, state: Path) -> 
     }
     if spec.compiler_cache_dir:
         defaults["CCACHE_DIR"] = spec.compiler_cache_dir
+    parts = []
+    if remote_storage:
+        defaults["CCACHE_REMOTE_STORAGE"] = remote_storage
+        # On another machine the same compiler has another time, and one of the same time and size may be another:
+        # what it is counts, and what it calls.
+        defaults["CCACHE_COMPILERCHECK"] = "content"
+        parts += _host_parts(spec, env)
     if spec.device == "cuda":
         defaults["CCACHE_IGNOREOPTIONS"] = f"--threads=* {IGNORED_BY_CCACHE}"
         # nvcc is only a driver: another cicc or ptxas below it makes other code.
-        parts = [*_cuda_parts(spec, env), *_nvcc_flags(env, state)]
-        if parts:
-            defaults["CCACHE_EXTRAFILES"] = os.pathsep.join(parts)
+        parts += [*_cuda_parts(spec, env), *_nvcc_flags(env, state)]
+    if parts:
+        defaults["CCACHE_EXTRAFILES"] = os.pathsep.join(parts)
     for name, value in defaults.items():
         # Each setting has a negated spelling (CCACHE_NODEPEND) that counts as set too.
         bare = name.removeprefix("CCACHE_")
@@ -117,6 +127,27 @@ def _cuda_parts(spec: CompileSpec, env: Mapping[str, str]) -> list[str]:
     return [str(path) for path in candidates if path.is_file()]
 
 
+def _host_parts(spec: CompileSpec, env: Mapping[str, str]) -> list[str]:
+    """The compiler proper and the assembler behind g++, as it names them; clang is all of it in one file."""
+    planned = [[c.path] for c in spec.compilers if c.language == "CXX"]
+    driver = planned[0] if planned else shlex.split(env.get("CXX") or "c++")
+    found = []
+    for name in ("cc1plus", "as"):
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired, ValueError):
+            asked = subprocess.run(
+                [*driver, f"-print-prog-name={name}"],
+                env=dict(env),
+                capture_output=True,
+                text=True,
+                timeout=20,
+                check=False,
+            )
+            path = shutil.which(asked.stdout.strip(), path=env.get("PATH"))
+            if asked.returncode == 0 and path is not None:
+                found.append(path)
+    return found
+
+
 def _nvcc_flags(env: Mapping[str, str], state: Path) -> list[str]:
     """nvcc reads options from two variables, which ccache (4.14) does not look at: here they become a file."""
     flags = {name: env[name] for name in ("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS") if env.get(name)}
@@ -132,9 +163,11 @@ def ccache_answers(log: Path, *, offset: int = 0) -> dict[str, int]:
     """Count ``hits``, ``misses`` and ``uncacheable`` in a ccache statistics log, from a byte offset on.
 
     Each call of ccache leaves a comment with the file's name and then its counters; only the counters that
-    name an outcome count, once a call.
+    name an outcome count, once a call. ``shared`` are those hits that a shared cache gave; it is there where there are any.
     """
     counts = {"hits": 0, "misses": 0, "uncacheable": 0}
+    shared = 0
+    remote = False
     try:
         with log.open("rb") as file:
             file.seek(offset)
@@ -146,7 +179,11 @@ def ccache_answers(log: Path, *, offset: int = 0) -> dict[str, int]:
         if line.startswith("#"):
             if outcome:
                 counts[outcome] += 1
+                shared += remote and outcome == "hits"
             outcome = None
+            remote = False
+        elif line == "remote_storage_hit":
+            remote = True
         elif line in _HITS:
             outcome = "hits"
         elif line in _MISSES:
@@ -157,7 +194,7 @@ def ccache_answers(log: Path, *, offset: int = 0) -> dict[str, int]:
             and not line.startswith(("local_storage", "remote_storage", "files_in", "cache_size"))
         ):
             outcome = "uncacheable"
-    return counts
+    return counts | ({"shared": shared} if shared else {})
 
 
 def ccache_by_file(log: Path) -> dict[str, str]:

@@ -51,15 +51,22 @@ def _major(version: str) -> int:
 
 
 def _maps(spec: CompileSpec, tree: Path, environment: Environment) -> Iterator[str]:
-    """Of several that match, compilers take the last."""
-    if spec.cuda_home:
-        yield from _map(Path(spec.cuda_home), "", "cuda")
-    for folder in environment.site_packages:
-        # torch/include/ATen/...
-        yield from _map(folder, "/", "")
+    """Of several that match, compilers take the last; toolkit and packages can lie in the tree (see :mod:`.alike`)."""
     # Where ninja runs: build/temp.linux-x86_64-cpython-311.
     yield f"{_MAP}../..=."
     yield from _map(tree, "", ".")
+    if spec.cuda_home:
+        yield from _map(Path(spec.cuda_home), "", "cuda")
+        yield from _map_below(tree, Path(spec.cuda_home), "", "cuda")
+    for folder in environment.site_packages:
+        # torch/include/ATen/...
+        yield from _map(folder, "/", "")
+        yield from _map_below(tree, folder, "/", "")
+
+
+def _map_below(tree: Path, folder: Path, end: str, to: str) -> Iterator[str]:
+    if folder.is_relative_to(tree / "build"):
+        yield f"{_MAP}../{folder.relative_to(tree / 'build')}{end}={to}"
 
 
 def _map(folder: Path, end: str, to: str) -> Iterator[str]:

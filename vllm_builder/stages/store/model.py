@@ -99,6 +99,8 @@ class Record(Model):
     ``compiled``. Of a native layer: its ``inputs``, and the ``plan`` and ``host`` that compiled it."""
     extensions: tuple[str, ...] = ()
     """The only extension modules that were built, for development; empty: the whole wheel."""
+    shared: Mapping[str, str] = {}
+    """Of what another machine has made: the shared cache that it was taken ``from``, and when (``taken``)."""
     wheel: WheelFile
     created: str
     """UTC, ISO 8601."""
