@@ -1,238 +1,31 @@
-"""nvcc with a cache for each of its passes: what is compiled for one architecture serves every list that has it.
-
-It stands between ccache and nvcc, is started by path, with the standard library alone, as
-
-    python -I -S -B passes.py NVCC ARGUMENT...
-
-and does what ``nvcc --dryrun`` says that nvcc would do, pass by pass. Preprocessing is done each time, once for the host
-and once for each architecture. What the other passes make depends on their preprocessed text, their options
-and their programs, and is kept under a digest of these: so an edit that only one architecture sees compiles that one,
-and an architecture that is added costs its own passes.
-
-Two things make passes of different lists and folders the same:
-
-- The host's object holds the device code, as numbers in a text that the host's compiler only hands on to the
-  assembler. Here it is told to include a file instead (``.incbin``), so its assembly text is the same for any device code.
-- nvcc derives names of internal symbols from the source's absolute path. Here it is the path below the tree.
-
-CCCL's headers (thrust, cub; torch includes them) put their names into a namespace that is called after all
-architectures: THRUST_300001_SM_1000_1200_NS. What is kept of one list is taken for another if the text differs in
-nothing but this name, and only what does not hold it in any form that can be read. A unit that does hold it is compiled again.
-
-Whatever does not look as it is known to look (another order of passes, debug information, relocatable device
-code) is left to nvcc, and so is what fails: nvcc then says why.
-
-Set for it: VLLM_BUILDER_PASSES, a folder for what is kept; VLLM_BUILDER_PASSES_TREE, VLLM_BUILDER_PASSES_LOG.
-"""
+"""One call of nvcc, pass by pass."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 
-VERSION = "1"
-"""Part of every digest: change it with whatever changes what is kept."""
+from vllm_builder.stages.compile.passes.kept import Kept, Names, digest
+from vllm_builder.stages.compile.passes.reading import Failed, Passes, Unfamiliar
 
-_ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)")
-_PLAIN = re.compile(
-    r"-(rdc|dc|dw|dlto|G|g|ggdb.*|g[0-9]|lineinfo|M|MM|keep|ptx|cubin|fatbin|cuda|E|run|link|lib|gen-opt-lto)(=.*)?|"
-    r"--(relocatable-device-code|device-c|device-w|device-debug|debug|generate-line-info|keep|dryrun|.*dependencies)(=.*)?"
-)
 _QUADS = re.compile(rb'(?:"\.quad [0-9a-fx,]*\\n"\n)+')
 _ARRAY = re.compile(rb"fatbinData\[(\d+)\]")
 _ARCH = re.compile(r"-D__CUDA_ARCH(_LIST)?__=.*")
 _FILE = re.compile(rb'^\t\.file\t".*"$', re.MULTILINE)
 _INCBIN = b'.incbin "device.fatbin"'
-_CCCL = re.compile(rb"\b(?:THRUST|CUB)_\d+$")
 _ELSEWHERE = re.compile(r"-(I|f(file|macro|debug)-prefix-map=).*")
 """Options of the host's compiler that say where text is found and how places are named: its text is compared itself."""
 _NVIDIAS = ("NVVM", "PTXAS", "CICC", "CUDAFE")
 """Variables of such names may speak to the passes."""
-
-
-class Unfamiliar(Exception):
-    """nvcc has to do this itself."""
-
-
-class Failed(Exception):
-    """A pass failed; ``number`` is the signal that ended it, or 0."""
-
-    def __init__(self, program: str, number: int = 0) -> None:
-        super().__init__(program)
-        self.number = number
-
-
-@dataclass
-class Passes:
-    """What nvcc would run, by kind."""
-
-    env: dict[str, str] = field(default_factory=dict)
-    device_texts: list[list[str]] = field(default_factory=list)
-    host_text: list[str] = field(default_factory=list)
-    cudafe: list[str] = field(default_factory=list)
-    cicc: list[list[str]] = field(default_factory=list)
-    ptxas: list[list[str]] = field(default_factory=list)
-    fatbinary: list[str] = field(default_factory=list)
-    host: list[str] = field(default_factory=list)
-    dependencies: str = ""
-
-
-def read(said: str, environ: Mapping[str, str]) -> Passes:
-    """Understand what ``nvcc --dryrun`` prints.
-
-    Raises:
-        Unfamiliar: it holds something else, or several of what there is one of.
-    """
-    found = Passes(env=dict(environ))
-    for line in said.splitlines():
-        if not line.startswith("#$ "):
-            raise Unfamiliar(line)
-        text = line[3:].strip()
-        if assigned := _ASSIGNMENT.fullmatch(text):
-            if not assigned[1].startswith("_") or assigned[1] == "_NVVM_BRANCH_":
-                found.env[assigned[1]] = assigned[2]
-        elif text.startswith("-- Filter Dependencies -- > "):
-            found.dependencies = text.split(" > ", 1)[1].strip('"')
-        elif not text.startswith(("rm ", "erase ")) and text:
-            _sort(text.replace("$CICC_PATH", found.env.get("CICC_PATH", "")), found)
-    if not (found.host_text and found.cudafe and found.cicc and found.fatbinary and found.host):
-        raise Unfamiliar("a pass is missing")
-    return found
-
-
-def _sort(text: str, found: Passes) -> None:
-    if set(text) & set("$`|<>;&"):
-        raise Unfamiliar(text)
-    words = shlex.split(text)
-    name = os.path.basename(words[0])  # noqa: PTH119 (this has to start quickly)
-    single: str | None = None
-    if name in {"cicc", "ptxas"}:
-        getattr(found, name).append(words)
-    elif name in {"fatbinary", "cudafe++"}:
-        single = name.removesuffix("++")
-    elif "-E" in words and "-o" in words:
-        if any(word.startswith("-D__CUDA_ARCH__=") for word in words):
-            found.device_texts.append(words)
-        else:
-            single = "host_text"
-    elif "-c" in words and "-o" in words and words[-3].endswith(".cudafe1.cpp"):
-        single = "host"
-    else:
-        raise Unfamiliar(text)
-    if single is not None:
-        if getattr(found, single):
-            raise Unfamiliar(f"{name} twice")
-        setattr(found, single, words)
-
-
-class Kept:
-    """A folder of results under digests. An entry is whole or is not there; a damaged one is not there."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.hits = 0
-        self.misses = 0
-        self.made: list[str] = []
-
-    def get(self, key: str) -> dict[str, bytes] | None:
-        try:
-            path = self._path(key)
-            raw = path.read_bytes()
-            os.utime(path)
-            sizes, _, packed = raw.partition(b"\n")
-            data = zlib.decompress(packed)
-            out, at = {}, 0
-            for name, size in json.loads(sizes).items():
-                out[name], at = data[at : at + size], at + size
-        except (OSError, ValueError, AttributeError, zlib.error):
-            return None
-        return out
-
-    def put(self, key: str, files: Mapping[str, bytes]) -> None:
-        path = self._path(key)
-        head = json.dumps({name: len(data) for name, data in files.items()}).encode()
-        # A full disk keeps nothing; the compilation goes on.
-        with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, half = tempfile.mkstemp(dir=path.parent, prefix="half-")
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(head + b"\n" + zlib.compress(b"".join(files.values()), 1))
-                os.replace(half, path)  # noqa: PTH105
-            except OSError:
-                os.unlink(half)  # noqa: PTH108
-                raise
-
-    def answer(
-        self, kind: str, key: str, make: Callable[[], dict[str, bytes]], names: Names
-    ) -> tuple[dict[str, bytes], str]:
-        """What is kept under a digest, else what ``make`` makes; what its program said is said again.
-
-        Args:
-            key: the digest of all that it is made of, but for ``names``.
-
-        Returns:
-            It, and the digest that it has: another one where it holds one of the names.
-        """
-        found, exact = self.get(key), digest(key, names.archs)
-        if found is not None and "exact" in found:
-            found, key = self.get(exact), exact
-        if found is None:
-            self.misses += 1
-            self.made.append(kind)
-            found = make()
-            if key != exact and names.held(found):
-                self.put(key, {"exact": b"yes"})
-                key = exact
-            self.put(key, found)
-        else:
-            self.hits += 1
-        sys.stderr.buffer.write(found.get("said", b""))
-        return found, key
-
-    def _path(self, key: str) -> Path:
-        return self.root / key[:2] / key[2:]
-
-
-class Names:
-    """The names of namespaces that hold the list of architectures."""
-
-    def __init__(self, words: Sequence[str]) -> None:
-        lists = [word.partition("=")[2] for word in words if word.startswith("-D__CUDA_ARCH_LIST__=")]
-        self.archs = "_SM_" + "_".join(lists).replace(",", "_")
-        self._found = re.compile(re.escape(self.archs.encode()) + rb"(?=(?:_NS)?(?!\w))")
-
-    def taken_out(self, text: bytes) -> bytes:
-        """``text`` with each such name as it would be for any list."""
-        return self._found.sub(
-            lambda m: b"_SM_@" if _CCCL.search(text, max(0, m.start() - 24), m.start()) else m[0], text
-        )
-
-    def held(self, files: Mapping[str, bytes]) -> bool:
-        """Whether one is in the files in any way, as part of a symbol too."""
-        return any(self.archs.encode() in data for data in files.values())
-
-
-def digest(*parts: bytes | str | Sequence[str]) -> str:
-    total = hashlib.sha256(VERSION.encode())
-    for part in parts:
-        data = part if isinstance(part, bytes) else json.dumps(part).encode()
-        total.update(b"%d:" % len(data) + data)
-    return total.hexdigest()
 
 
 class Unit:
@@ -253,7 +46,7 @@ class Unit:
         if done.returncode:
             name = os.path.basename(words[0])  # noqa: PTH119
             ended = re.search(rb"terminated program|signal (\d+)", done.stdout)
-            raise Failed(name, -done.returncode if done.returncode < 0 else signal.SIGKILL if ended else 0)
+            raise Failed(name, -done.returncode if done.returncode < 0 else signal.SIGKILL if ended else 0, done.stdout)
         return done.stdout
 
     def identity(self, program: str) -> str:
@@ -440,7 +233,11 @@ class Unit:
             done |= {word for word in words if _ARCH.fullmatch(word)}
         macros = {re.split(r"[=(]", word[2:])[0].encode() for word in done}
         rest = [x for x in headers.splitlines() if not (x.startswith(b"#define ") and x.split()[1] in macros)]
-        options = [word for word in words if word not in done and not _ELSEWHERE.fullmatch(word)]
+        options = [
+            word
+            for before, word in zip(["", *words], words, strict=False)
+            if word not in done and not _ELSEWHERE.fullmatch(word) and "-isystem" not in {word, before}
+        ]
         return digest("host", self._parts_of(words[0]), options, made_of, b"\n".join(rest), stub, fatbin_c)
 
     def dependencies(self, target: str, count: int) -> None:
@@ -467,57 +264,3 @@ class Unit:
             self.dependencies(target, len(texts))
 
 
-def _threads(arguments: Sequence[str]) -> int:
-    for at, word in enumerate(arguments):
-        name, _, value = word.partition("=")
-        if name in {"-t", "--threads", "-threads"}:
-            value = value or "".join(arguments[at + 1 : at + 2])
-            return max(1, int(value)) if value.isdigit() and int(value) else os.cpu_count() or 1
-    return 1
-
-
-def compile_unit(command: list[str], kept: Kept, tree: str) -> None:
-    """Compile as ``command``, nvcc with arguments, would.
-
-    Raises:
-        Unfamiliar, Failed: it is to be left to nvcc, or failed.
-    """
-    if "-c" not in command or any(map(_PLAIN.fullmatch, command)):
-        raise Unfamiliar("not a plain compilation")
-    dry = subprocess.run([*command, "--dryrun"], capture_output=True, text=True, check=False)
-    if dry.returncode:
-        raise Failed("nvcc")
-    passes = read(dry.stderr, os.environ)
-    if any(re.match(r"-g(?!nu|cc|c)", word) for word in passes.host):
-        raise Unfamiliar("debug information")
-    with tempfile.TemporaryDirectory(prefix="passes-") as room:
-        Unit(passes, kept, Path(room), tree).compile(command, _threads(command))
-
-
-def main(command: list[str]) -> int:
-    folder, log = os.environ.get("VLLM_BUILDER_PASSES"), os.environ.get("VLLM_BUILDER_PASSES_LOG")
-    if not folder or os.path.basename(command[0]) != "nvcc":  # noqa: PTH119
-        os.execvp(command[0], command)
-    kept = Kept(Path(folder))
-    left, number = "", 0
-    try:
-        compile_unit(command, kept, os.environ.get("VLLM_BUILDER_PASSES_TREE", ""))
-    except Failed as failed:
-        left, number = f"failed: {failed}", failed.number
-    except (Unfamiliar, OSError, ValueError, IndexError, KeyError) as error:
-        left = f"{type(error).__name__}: {error}"
-    if log:
-        line = {"left": left, "hits": kept.hits, "misses": kept.misses, "made": kept.made}
-        with contextlib.suppress(OSError), open(log, "a") as file:  # noqa: PTH123
-            file.write(json.dumps(line) + "\n")
-    if number:
-        # In nvcc's words. It would only be killed once more.
-        print(f"nvcc error   : '{left[8:]}' died due to signal {number}", file=sys.stderr)
-        return number
-    if left:
-        os.execvp(command[0], command)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
