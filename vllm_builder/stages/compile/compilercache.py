@@ -20,6 +20,7 @@ from vllm_builder.errors import InstallError
 from vllm_builder.fs import make_dir, os_errors, remove_tree
 from vllm_builder.stages.compile.model import CompileSpec
 from vllm_builder.stages.compile.reproducible import IGNORED_BY_CCACHE
+from vllm_builder.stages.compile.splitting import split
 
 # Counters that say where an answer was kept, not what it was.
 _COUNTERS = ("local_storage", "remote_storage", "files_in", "cache_size")
@@ -55,6 +56,8 @@ def arrange(spec: CompileSpec, env: dict[str, str], *, tree: Path, state: Path) 
             )
     _shadow(wanted, program, env, state / "bin")
     if wanted == "ccache":
+        if spec.passes_dir:
+            split(spec, env, tree=tree, state=state)
         return _ccache(spec, env, tree, state)
     if wanted == "off":
         # A compiler can be a link to ccache (Debian's /usr/lib/ccache on PATH): it then does nothing.

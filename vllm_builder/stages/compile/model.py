@@ -58,6 +58,9 @@ class CompileSpec(Model):
     nvcc_threads: Free[int] = 1
     compiler_cache: Free[CompilerCache] = "off"
     compiler_cache_dir: Free[str] = ""
+    passes_dir: Free[str] = ""
+    """Folder for what each pass of nvcc made (:mod:`~vllm_builder.stages.compile.passes`), behind ccache; empty: nvcc
+    is called as a whole."""
     isolate: Free[bool] = False
     """No network while configuring and compiling. Not in the digest: it makes a build fail or changes nothing."""
 

@@ -17,11 +17,10 @@ Two things make passes of different lists and folders the same:
 
 CCCL's headers (thrust, cub; torch includes them) put their names into a namespace that is called after all
 architectures: THRUST_300001_SM_1000_1200_NS. What is kept of one list is taken for another if the text differs in
-nothing but this name, and only what does not hold it in any form that can be read. A unit that does hold it is compiled again.
+nothing but this name, and only what does not hold it, in symbols or otherwise. A pass whose result holds it is done again.
 
 Whatever does not look as it is known to look (another order of passes, debug information, relocatable device
 code) is left to nvcc, and so is what fails: nvcc then says why.
 
 Set for it: VLLM_BUILDER_PASSES, a folder for what is kept; VLLM_BUILDER_PASSES_TREE, VLLM_BUILDER_PASSES_LOG.
 """
-

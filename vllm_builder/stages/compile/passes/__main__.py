@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 if __package__ in {None, ""}:
@@ -18,6 +19,7 @@ if __package__ in {None, ""}:
 from vllm_builder.stages.compile.passes.kept import Kept
 from vllm_builder.stages.compile.passes.reading import Failed, Unfamiliar, read
 from vllm_builder.stages.compile.passes.unit import Unit
+
 _PLAIN = re.compile(
     r"-(rdc|dc|dw|dlto|G|g|ggdb.*|g[0-9]|lineinfo|M|MM|keep|ptx|cubin|fatbin|cuda|E|run|link|lib|gen-opt-lto)(=.*)?|"
     r"--(relocatable-device-code|device-c|device-w|device-debug|debug|generate-line-info|keep|dryrun|.*dependencies)(=.*)?"

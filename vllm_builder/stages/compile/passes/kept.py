@@ -112,5 +112,3 @@ def digest(*parts: bytes | str | Sequence[str]) -> str:
         data = part if isinstance(part, bytes) else json.dumps(part).encode()
         total.update(b"%d:" % len(data) + data)
     return total.hexdigest()
-
-

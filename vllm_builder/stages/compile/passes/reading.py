@@ -10,6 +10,11 @@ from dataclasses import dataclass, field
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)")
 
+_LEFT_TO_NVCC = {
+    *("-g", "-lineinfo", "--lineinfo", "-generate-line-info", "--generate-line-info", "--device-debug"),
+    *("--device-c", "--device-w", "--compile-only", "-debug-compile", "--debug-compile"),
+}
+
 
 class Unfamiliar(Exception):
     """nvcc has to do this itself."""
@@ -65,6 +70,8 @@ def _sort(text: str, found: Passes) -> None:
     if set(text) & set("$`|<>;&"):
         raise Unfamiliar(text)
     words = shlex.split(text)
+    if not _LEFT_TO_NVCC.isdisjoint(words):
+        raise Unfamiliar("debug information or relocatable device code")
     name = os.path.basename(words[0])  # noqa: PTH119 (this has to start quickly)
     single: str | None = None
     if name in {"cicc", "ptxas"}:
@@ -84,5 +91,3 @@ def _sort(text: str, found: Passes) -> None:
         if getattr(found, single):
             raise Unfamiliar(f"{name} twice")
         setattr(found, single, words)
-
-

@@ -46,7 +46,9 @@ class Unit:
         if done.returncode:
             name = os.path.basename(words[0])  # noqa: PTH119
             ended = re.search(rb"terminated program|signal (\d+)", done.stdout)
-            raise Failed(name, -done.returncode if done.returncode < 0 else signal.SIGKILL if ended else 0, done.stdout)
+            raise Failed(
+                name, -done.returncode if done.returncode < 0 else signal.SIGKILL if ended else 0, done.stdout
+            )
         return done.stdout
 
     def identity(self, program: str) -> str:
@@ -56,7 +58,9 @@ class Unit:
             raise Unfamiliar(f"no {program}")
         path = Path(found).resolve()
         stat = path.stat()
-        key = digest("program", str(path), *map(str, (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)))
+        key = digest(
+            "program", str(path), *map(str, (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino))
+        )
         known = self.kept.get(key)
         if known is None:
             known = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest().encode()}
@@ -69,7 +73,9 @@ class Unit:
 
     def _parts_of(self, compiler: str) -> list[str]:
         """The programs that a host compiler runs."""
-        parts = [self.run([compiler, f"-print-prog-name={name}"]).decode().strip() for name in ("cc1plus", "as")]
+        parts = [
+            self.run([compiler, f"-print-prog-name={name}"]).decode().strip() for name in ("cc1plus", "as")
+        ]
         return self._ids(compiler, *parts)
 
     # -- passes -------------------------------------------------------------------------------
@@ -106,7 +112,11 @@ class Unit:
         architecture."""
         words, stands = self._prepared(
             self.passes.cudafe,
-            {"--gen_c_file_name": "host.cpp", "--stub_file_name": "stub.c", "--module_id_file_name": "module_id"},
+            {
+                "--gen_c_file_name": "host.cpp",
+                "--stub_file_name": "stub.c",
+                "--module_id_file_name": "module_id",
+            },
         )
         source, words[-1] = self.files[words[-1]], "host.ii"
         key = digest("cudafe++", self._ids(words[0]), words, self.names.taken_out(source))
@@ -134,8 +144,11 @@ class Unit:
         own, stands = self._prepared(
             words,
             {
-                **{"--include_file_name": "fatbin.c", "--module_id_file_name": "module_id", "-o": "device.ptx"},
-                **{"--gen_c_file_name": "device.c", "--stub_file_name": "stub.c"},
+                "--include_file_name": "fatbin.c",
+                "--module_id_file_name": "module_id",
+                "-o": "device.ptx",
+                "--gen_c_file_name": "device.c",
+                "--stub_file_name": "stub.c",
                 "--gen_device_file_name": "device.gpu",
             },
         )
@@ -145,7 +158,9 @@ class Unit:
         library = Path(self.passes.env.get("NVVMIR_LIBRARY_DIR", "")) / "libdevice.10.bc"
         module_id = self.files[stands["module_id"]]
         ids = [*self._ids(own[0]), hashlib.sha256(library.read_bytes()).hexdigest()]
-        key = digest("cicc", ids, [*map(os.path.basename, own[:1]), *own[1:]], module_id, self.names.taken_out(text))
+        key = digest(
+            "cicc", ids, [*map(os.path.basename, own[:1]), *own[1:]], module_id, self.names.taken_out(text)
+        )
 
         def make() -> dict[str, bytes]:
             folder = self._folder()
@@ -184,7 +199,9 @@ class Unit:
                 name.write_bytes(self.files[value])
                 own.append(f"{option}={name}")
             elif option in {"--create", "--embedded-fatbin"}:
-                own.append(f"{option}={self.room / ('device.fatbin' if option == '--create' else 'fatbin.c')}")
+                own.append(
+                    f"{option}={self.room / ('device.fatbin' if option == '--create' else 'fatbin.c')}"
+                )
             else:
                 own.append(word)
         self.run(own)
@@ -192,7 +209,9 @@ class Unit:
         length = _ARRAY.search(text)
         if length is None or len(_QUADS.findall(text)) != 1 or int(length[1]) * 8 != len(code):
             raise Unfamiliar("fatbin.c")
-        short = _QUADS.sub(b'"' + _INCBIN.replace(b'"', rb"\"").replace(b"\\", rb"\\") + rb'\\n"' + b"\n", text)
+        short = _QUADS.sub(
+            b'"' + _INCBIN.replace(b'"', rb"\"").replace(b"\\", rb"\\") + rb'\\n"' + b"\n", text
+        )
         return code, _ARRAY.sub(b"fatbinData[1]", short)
 
     def host(self, cudafe: tuple[str, str, Callable[[], bytes], bool], output: str) -> None:
@@ -262,5 +281,3 @@ class Unit:
         self.host(cudafe, self.passes.host[-1])
         if kind:
             self.dependencies(target, len(texts))
-
-
