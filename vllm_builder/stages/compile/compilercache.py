@@ -26,6 +26,8 @@ from vllm_builder.stages.compile.splitting import split
 _COUNTERS = ("local_storage", "remote_storage", "files_in", "cache_size")
 # CCACHE_RECACHE compiles and stores without looking first.
 _MISSES = {"cache_miss", "recache"}
+_HEADERS = (".h", ".hpp", ".hh", ".cuh", ".inl", ".inc", ".ipp", ".tcc", ".def")
+_NO_SOURCES = {".git", "build"}
 _HITS = {"direct_cache_hit", "preprocessed_cache_hit"}
 
 
@@ -96,12 +98,12 @@ def _ccache(spec: CompileSpec, env: dict[str, str], tree: Path, state: Path) -> 
     }
     if spec.compiler_cache_dir:
         defaults["CCACHE_DIR"] = spec.compiler_cache_dir
+    parts = [_alike(tree, state)]
     if spec.device == "cuda":
         defaults["CCACHE_IGNOREOPTIONS"] = f"--threads=* {IGNORED_BY_CCACHE}"
         # nvcc is only a driver: another cicc or ptxas below it makes other code.
-        parts = [*_cuda_parts(spec, env), *_nvcc_flags(env, state)]
-        if parts:
-            defaults["CCACHE_EXTRAFILES"] = os.pathsep.join(parts)
+        parts += [*_cuda_parts(spec, env), *_nvcc_flags(env, state)]
+    defaults["CCACHE_EXTRAFILES"] = os.pathsep.join(parts)
     for name, value in defaults.items():
         # Each setting has a negated spelling (CCACHE_NODEPEND) that counts as set too.
         bare = name.removeprefix("CCACHE_")
@@ -111,6 +113,26 @@ def _ccache(spec: CompileSpec, env: dict[str, str], tree: Path, state: Path) -> 
     with os_errors(f"writing {stats}"):
         stats.unlink(missing_ok=True)
     return Path(env.get("CCACHE_STATSLOG", stats))
+
+
+def _alike(tree: Path, state: Path) -> str:
+    """Write down which headers of the tree could be taken for each other, and return the file.
+
+    ccache compares the headers that were read. A new one that now comes first on the include path was not: but then it
+    has the name of one that is there, and is in this list.
+    """
+    found: dict[str, list[str]] = {}
+    for folder, folders, files in os.walk(tree):
+        folders[:] = [name for name in folders if name not in _NO_SOURCES]
+        for name in files:
+            if name.endswith(_HEADERS):
+                found.setdefault(name, []).append(os.path.relpath(os.path.join(folder, name), tree))  # noqa: PTH118
+    file = state / "headers-alike.txt"
+    lines = sorted(path for paths in found.values() if len(paths) > 1 for path in paths)
+    with os_errors(f"writing {file}"):
+        make_dir(state)
+        file.write_text("\n".join(lines), errors="surrogateescape")
+    return str(file)
 
 
 def _cuda_parts(spec: CompileSpec, env: Mapping[str, str]) -> list[str]:
