@@ -57,7 +57,7 @@ def test_names_that_hold_the_list_of_architectures(assembled: Toolkit, tools: Pa
     project = Project(tmp_path / "one", assembled, tmp_path / "cache", tools, split=True)
     for text, made in (
         ("struct nothing { int a; };", ["cicc", "ptxas"]),
-        ("int shown() { return 1; }", ["cicc", "ptxas", "host"]),
+        ("int shown() { return 1; }", ["cicc", "host"]),  # the kernel for 120 is the same
     ):
         (project.folder / "k.cu").write_text(_CCCL % text)
         project.compile(archs=("100",))

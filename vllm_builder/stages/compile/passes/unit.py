@@ -17,7 +17,7 @@ from pathlib import Path
 from vllm_builder.stages.compile.passes.kept import Kept, Names, digest
 from vllm_builder.stages.compile.passes.reading import Failed, Passes, Unfamiliar
 
-_QUADS = re.compile(rb'(?:"\.quad [0-9a-fx,]*\\n"\n)+')
+_QUADS = re.compile(rb'(?:"\.quad [0-9a-fx, ]*\\n"\n)+')
 _ARRAY = re.compile(rb"fatbinData\[(\d+)\]")
 _ARCH = re.compile(r"-D__CUDA_ARCH(_LIST)?__=.*")
 _FILE = re.compile(rb'^\t\.file\t".*"$', re.MULTILINE)
@@ -212,6 +212,8 @@ class Unit:
         short = _QUADS.sub(
             b'"' + _INCBIN.replace(b'"', rb"\"").replace(b"\\", rb"\\") + rb'\\n"' + b"\n", text
         )
+        if b".quad" in short:
+            raise Unfamiliar("fatbin.c")
         return code, _ARRAY.sub(b"fatbinData[1]", short)
 
     def host(self, cudafe: tuple[str, str, Callable[[], bytes], bool], output: str) -> None:
