@@ -102,6 +102,40 @@ def test_only_cccls_own_names_are_taken_out(text: bytes, counts: bool) -> None:
     assert same is not counts
 
 
+def test_results_for_another_list_of_architectures() -> None:
+    one, two = Names(["-D__CUDA_ARCH_LIST__=1000"]), Names(["-D__CUDA_ARCH_LIST__=1000,1200"])
+    for names in (one, two):
+        names.taken_out(
+            b"namespace THRUST_300001%s_NS { namespace CUB_300001%s {" % ((names.archs.encode(),) * 2)
+        )
+    files = {
+        "device.ptx": b"_ZN6thrust24THRUST_300001_SM_1000_NS6detail3seqE 18CUB_300001_SM_10006detail",
+        "stub.c": b"::thrust::THRUST_300001_SM_1000_NS::seq; _ZN6thrust24THRUST_300001_SM_1000_NS3seqE",
+    }
+    kept = one.taken_out_of(files)
+    assert kept is not None
+    assert one.put_in(kept) == files
+    assert two.put_in(kept) == {
+        "device.ptx": b"_ZN6thrust29THRUST_300001_SM_1000_1200_NS6detail3seqE 23CUB_300001_SM_1000_12006detail",
+        "stub.c": b"::thrust::THRUST_300001_SM_1000_1200_NS::seq; _ZN6thrust29THRUST_300001_SM_1000_1200_NS3seqE",
+    }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'.string "thrust::THRUST_300001_SM_1000_NS::f"',
+        b".b8 name[] = {" + b", ".join(b"%d" % byte for byte in b"THRUST_300001_SM_1000_NS") + b"}",
+        b"25THRUST_300001_SM_1000_NS",
+        b"24THRUST_300001_SM_1000_NS \x01m",
+    ],
+)
+def test_results_that_are_good_for_one_list_alone(text: bytes) -> None:
+    names = Names(["-D__CUDA_ARCH_LIST__=1000"])
+    names.taken_out(b"namespace THRUST_300001_SM_1000_NS {")
+    assert names.taken_out_of({"device.ptx": text}) is None
+
+
 def test_trimming_removes_what_was_not_used_for_longest(tmp_path: Path) -> None:
     for number in range(4):
         path = tmp_path / "ab" / str(number)

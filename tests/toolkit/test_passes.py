@@ -53,18 +53,22 @@ def test_dependencies_are_those_of_nvcc(assembled: Toolkit, tools: Path, tmp_pat
 
 
 def test_names_that_hold_the_list_of_architectures(assembled: Toolkit, tools: Path, tmp_path: Path) -> None:
-    """CCCL's namespaces: where nothing shows them the list does not count, and where something does it is right."""
+    """CCCL's namespaces: where they are in names the list is put in, and where a text holds them it is made anew."""
     project = Project(tmp_path / "one", assembled, tmp_path / "cache", tools, split=True)
     for text, made in (
         ("struct nothing { int a; };", ["cicc", "ptxas"]),
-        ("int shown() { return 1; }", ["cicc", "host"]),  # the kernel for 120 is the same
+        ("__device__ int shown = 1; int host() { return 1; }", ["cicc", "ptxas", "ptxas"]),
+        ("const char* told() { return __PRETTY_FUNCTION__; }", ["cicc", "host"]),  # the first kernel again
     ):
         (project.folder / "k.cu").write_text(_CCCL % text)
         project.compile(archs=("100",))
         _, both = project.compile()
         assert project.made()[-1] == ("", made)
-    assert b"_SM_1000_1200_NS" in both
-    assert project.compile(archs=("100",))[1].count(b"_SM_1000_1200_NS") == 0
+        fresh = Project(tmp_path / f"{len(made)}{text[0]}", assembled, tmp_path / text[:2], tools, split=True)
+        (fresh.folder / "k.cu").write_text(_CCCL % text)
+        assert fresh.compile()[1] == both
+    assert b"_SM_1000_1200_NS::told" in both
+    assert b"_SM_1000_1200" not in project.compile(archs=("100",))[1]
 
 
 def test_other_programs_make_other_passes(assembled: Toolkit, tools: Path, tmp_path: Path) -> None:
@@ -87,7 +91,7 @@ def test_other_programs_make_other_passes(assembled: Toolkit, tools: Path, tmp_p
         assert project.made() == [("", made)]
 
 
-@pytest.mark.parametrize("options", [("-G",), ("-lineinfo",), ("-Xcompiler=-g",), ("-rdc=true",)], ids=str)
+@pytest.mark.parametrize("options", [("-lineinfo",), ("-Xcompiler=-g",), ("-rdc=true",)], ids=str)
 def test_what_is_not_understood_is_left_to_nvcc(
     assembled: Toolkit, tools: Path, tmp_path: Path, options: tuple[str, ...]
 ) -> None:

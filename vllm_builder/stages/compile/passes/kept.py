@@ -15,6 +15,7 @@ from pathlib import Path
 
 VERSION = "1"
 """Part of every digest: change it with whatever changes what is kept."""
+_MARK = re.compile(rb"\x01([mp])(\w+)@(\w*)\x01")
 _CCCL = re.compile(rb"\b(?:THRUST|CUB)_\d+$")
 
 
@@ -65,19 +66,21 @@ class Kept:
             key: the digest of all that it is made of, but for ``names``.
 
         Returns:
-            It, and the digest that it has: another one where it holds one of the names.
+            It, and the digest that it has: another one where it is good for this list alone.
         """
-        found, exact = self.get(key), digest(key, names.archs)
+        shared, exact = self.get(key), digest(key, names.archs)
+        found = names.put_in(shared) if shared is not None else None
         if found is not None and "exact" in found:
             found, key = self.get(exact), exact
         if found is None:
             self.misses += 1
             self.made.append(kind)
             found = make()
-            if key != exact and names.held(found):
+            shared = names.taken_out_of(found)
+            if key != exact and shared is None:
                 self.put(key, {"exact": b"yes"})
                 key = exact
-            self.put(key, found)
+            self.put(key, found if shared is None or key == exact else shared)
         else:
             self.hits += 1
         sys.stderr.buffer.write(found.get("said", b""))
@@ -88,22 +91,59 @@ class Kept:
 
 
 class Names:
-    """The names of namespaces that hold the list of architectures."""
+    """The names of namespaces that hold the list of architectures.
+
+    In symbols they stand with their length before them (29THRUST_300001_SM_1000_1200_NS), in the stub, which is C++,
+    also alone. What is kept has a mark in place of both. Anywhere else they are part of what was computed, and
+    what holds them so is good for this list alone.
+    """
 
     def __init__(self, words: Sequence[str]) -> None:
         lists = [word.partition("=")[2] for word in words if word.startswith("-D__CUDA_ARCH_LIST__=")]
         self.archs = "_SM_" + "_".join(lists).replace(",", "_")
-        self._found = re.compile(re.escape(self.archs.encode()) + rb"(?=(?:_NS)?(?!\w))")
+        self._list = self.archs.encode()
+        # In PTX, texts are lists of numbers.
+        self._spelled = re.compile(rb",\s*".join(b"%d" % byte for byte in self._list))
+        self._found = re.compile(re.escape(self._list) + rb"((?:_NS)?)(?!\w)")
+        self._names: set[tuple[bytes, bytes]] = set()
 
     def taken_out(self, text: bytes) -> bytes:
-        """``text`` with each such name as it would be for any list."""
-        return self._found.sub(
-            lambda m: b"_SM_@" if _CCCL.search(text, max(0, m.start() - 24), m.start()) else m[0], text
-        )
+        """Preprocessed text with each such name as it would be for any list."""
 
-    def held(self, files: Mapping[str, bytes]) -> bool:
-        """Whether one is in the files in any way, as part of a symbol too."""
-        return any(self.archs.encode() in data for data in files.values())
+        def replaced(met: re.Match[bytes]) -> bytes:
+            before = _CCCL.search(text, max(0, met.start() - 24), met.start())
+            if before is None:
+                return met[0]
+            self._names.add((before[0], met[1]))
+            return b"_SM_@" + met[1]
+
+        return self._found.sub(replaced, text)
+
+    def taken_out_of(self, files: Mapping[str, bytes]) -> dict[str, bytes] | None:
+        """Results with marks in place of the names; None where one of them is left in any form."""
+        out = {}
+        for file, data in files.items():
+            if b"\x01" in data and self._list in data:
+                return None
+            for before, after in self._names:
+                name = before + self._list + after
+                mark = before + b"@" + after
+                data = data.replace(b"%d%s" % (len(name), name), b"\x01m%s\x01" % mark)
+                if file == "stub.c":
+                    data = re.sub(rb"(?<!\w)" + name + rb"(?!\w)", b"\x01p%s\x01" % mark, data)
+            if self._list in data or self._spelled.search(data):
+                return None
+            out[file] = data
+        return out if self.put_in(out) == dict(files) else None
+
+    def put_in(self, files: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Such results with the names of this list."""
+
+        def name(met: re.Match[bytes]) -> bytes:
+            whole = met[2] + self._list + met[3]
+            return b"%d%s" % (len(whole), whole) if met[1] == b"m" else whole
+
+        return {file: _MARK.sub(name, data) for file, data in files.items()}
 
 
 def digest(*parts: bytes | str | Sequence[str]) -> str:

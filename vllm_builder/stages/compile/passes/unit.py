@@ -259,6 +259,8 @@ class Unit:
             for before, word in zip(["", *words], words, strict=False)
             if word not in done and not _ELSEWHERE.fullmatch(word) and "-isystem" not in {word, before}
         ]
+        shared = self.names.taken_out_of({"stub.c": stub})
+        stub = shared["stub.c"] if shared else stub
         return digest("host", self._parts_of(words[0]), options, made_of, b"\n".join(rest), stub, fatbin_c)
 
     def dependencies(self, target: str, count: int) -> None:
