@@ -90,12 +90,13 @@ def test_another_assembler_under_the_same_nvcc_misses(
     cache = tmp_path / "ccache"
     assert Project(tmp_path / "one", copied, cache, tools).compile()[0] == MISS
     assert Project(tmp_path / "two", copied, cache, tools).compile()[0] == HIT
-    ptxas = home / "bin" / "ptxas"
-    changed = ptxas.read_bytes() + b"\n"  # runs as before, and is another file
-    ptxas.unlink()
-    ptxas.write_bytes(changed)
-    ptxas.chmod(0o755)
-    assert Project(tmp_path / "three", copied, cache, tools).compile()[0] == MISS
+    for name in ("bin/ptxas", "nvvm/bin/cicc"):
+        program = home / name
+        changed = program.read_bytes() + b"\n"  # runs as before, and is another file
+        program.unlink()
+        program.write_bytes(changed)
+        program.chmod(0o755)
+        assert Project(tmp_path / program.name, copied, cache, tools).compile()[0] == MISS
 
 
 def test_options_that_nvcc_takes_from_the_environment_miss(

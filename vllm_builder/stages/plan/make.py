@@ -376,6 +376,10 @@ def _in_order(name: str, value: Any) -> Any:
 
 
 def _compiler_cache(choice: str, device: Device) -> CompilerCache:
+    if choice == "split" and device != "cuda":
+        from vllm_builder.stages.compile import splitting
+
+        splitting.choose(choice, None)
     if device == "empty":
         return "off"
     return "ccache" if choice in ("auto", "split") else choice  # type: ignore[return-value]  # the settings model holds the words
@@ -387,10 +391,9 @@ def _passes(
     """Whether each pass of nvcc is cached by itself."""
     from vllm_builder.stages.compile import splitting
 
-    choice = maker.settings.compiler_cache
-    split, why = splitting.choose(choice, toolkit.version if toolkit else None)
     if toolkit is None:
         return False
+    split, why = splitting.choose(maker.settings.compiler_cache, toolkit.version)
     if compiler_cache == "sccache":
         splitting.check_sccache(toolkit.version, locked_version(lock, "sccache"))
     if compiler_cache == "ccache":
