@@ -59,6 +59,11 @@ class Cache:
         return self.root / "sccache"
 
     @property
+    def passes(self) -> Path:
+        """What passes of nvcc made, under the digest of what they were given."""
+        return self.root / "passes"
+
+    @property
     def smoke(self) -> Path:
         """Rooms of running smoke tests, ``room-*``, and ``logs`` of those that failed."""
         return self.root / "smoke"

@@ -136,5 +136,7 @@ def test_ccache_settings_for_nvcc(tmp_path: Path) -> None:
     env = ccache_variables(tmp_path, {}, device="cuda", compilers=(nvcc,))
     assert env["CCACHE_DEPEND"] == "1"
     assert env["CCACHE_IGNOREOPTIONS"] == "--threads=* -Xcompiler=-ffile-prefix-map=*"
-    assert env["CCACHE_EXTRAFILES"] == f"{toolkit}/nvvm/bin/cicc:{toolkit}/bin/ptxas"
+    assert env["CCACHE_EXTRAFILES"] == ":".join(
+        (f"{tmp_path}/state/headers-alike.txt", f"{toolkit}/nvvm/bin/cicc", f"{toolkit}/bin/ptxas")
+    )
     assert (env["CCACHE_BASEDIR"], env["CCACHE_DIR"]) == ("/place/tree", "/cache")

@@ -268,3 +268,16 @@ def test_isolation_is_no_input_of_the_wheel_and_a_wheel_from_the_store_is_told_a
 def test_isolation_and_sccache_are_refused_together(machine: Machine) -> None:
     with pytest.raises(errors.ContradictionError, match="sccache"):
         machine.plan(arch=("sm_90",), isolate=True, compiler_cache="sccache")
+
+
+def test_the_plan_says_whether_nvcc_is_split(machine: Machine) -> None:
+    machine.toolkit_packages()
+    split = machine.plan(arch=("sm_90",))
+    whole = machine.plan(arch=("sm_90",), compiler_cache="ccache")
+    assert (bool(split.compile.passes_dir), bool(whole.compile.passes_dir)) == (True, False)
+    assert split.digest == whole.digest
+    assert [d.value for d in split.decisions if d.what == "compiler cache"] == [
+        "ccache, then each pass of nvcc"
+    ]
+    with pytest.raises(errors.ContradictionError, match="without CUDA"):
+        machine.plan(device="cpu", compiler_cache="split")

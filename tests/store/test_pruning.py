@@ -262,6 +262,7 @@ def cache(tmp_path: Path) -> Cache:
             cache.smoke / "room-1-ab" / "env",
             cache.exports / "torch-2.11.0+cu130-x86_64.json.z",
             cache.native / ("ab" * 32) / "0001" / "record.json",
+            cache.passes / "ab" / "cdef",
         )
     ):
         path.parent.mkdir(parents=True)

@@ -214,7 +214,7 @@ def _native_lines(native: Mapping[str, Any]) -> list[tuple[str, Any]]:
     multiple=True,
     metavar="KIND",
     help="Prune this cache instead of the wheels, without a rule all of it: "
-    "downloads, git, surveys, memo, environments, toolkits, bundles, smoke, exports, ccache, sccache, native "
+    "downloads, git, surveys, memo, environments, toolkits, bundles, smoke, exports, ccache, sccache, passes, native "
     "(may be repeated)",
 )
 @click.option("--last", is_flag=True, help="Also the last good wheel of a plan")

@@ -30,7 +30,7 @@ _METAVAR = {
     "nvcc_threads": "N",
     "extensions": "NAME,...",
     "build_type": "TYPE",
-    "compiler_cache": "auto|ccache|sccache|off",
+    "compiler_cache": "auto|ccache|split|sccache|off",
     "patches": "DIR",
     "with_patch": "NAME",
     "without_patch": "NAME",

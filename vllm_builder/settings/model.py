@@ -16,7 +16,7 @@ from vllm_builder.shared.address import parse as parse_shared_cache
 from vllm_builder.stages.vendor.model import ExternalSource
 
 Device = Literal["cuda", "cpu", "empty"]
-CacheChoice = Literal["auto", "ccache", "sccache", "off"]
+CacheChoice = Literal["auto", "ccache", "split", "sccache", "off"]
 PinTorch = Literal["none", "minor", "exact"]
 
 
@@ -156,7 +156,10 @@ class Settings(Model):
     extensions: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
         (), description="Compile only these extension modules (_C,_moe_C), for development; never stored"
     )
-    compiler_cache: CacheChoice = Field("auto", description="Compiler cache (auto: ccache)")
+    compiler_cache: CacheChoice = Field(
+        "auto",
+        description="Compiler cache (split: ccache, and behind it each pass of nvcc; auto: split for CUDA, else ccache)",
+    )
     patches: tuple[Path, ...] = Field(
         (),
         description="Folder of further patch sets; one of a shipped set's name replaces it (may be repeated)",

@@ -20,6 +20,7 @@ from vllm_builder.stages.compile import (
     pack,
     reproducible,
     scheduling,
+    splitting,
 )
 from vllm_builder.stages.compile.buildenv import child_environment, ignored_variables, job_variables
 from vllm_builder.stages.compile.model import Attempt, CompileResult, CompileSpec
@@ -158,6 +159,9 @@ def compile_wheel(
             emit(note(f"Compiled with torch's own headers, as upstream does: {source} ({error})", "warning"))
         recorded = ninja.finished_edges(ninja.logs(tree))
         answers = _answers(spec, stats, stats_offset, totals, env)
+        if spec.passes_dir:
+            answers |= splitting.answers(state)
+            splitting.trim(Path(spec.passes_dir))
         final = copy_out(wheel, dist, fresh)
     return CompileResult(
         wheel=final,

@@ -20,11 +20,14 @@ from vllm_builder.errors import InstallError
 from vllm_builder.fs import make_dir, os_errors, remove_tree
 from vllm_builder.stages.compile.model import CompileSpec
 from vllm_builder.stages.compile.reproducible import IGNORED_BY_CCACHE
+from vllm_builder.stages.compile.splitting import split
 
 # Counters that say where an answer was kept, not what it was.
 _COUNTERS = ("local_storage", "remote_storage", "files_in", "cache_size")
 # CCACHE_RECACHE compiles and stores without looking first.
 _MISSES = {"cache_miss", "recache"}
+_HEADERS = (".h", ".hpp", ".hh", ".cuh", ".inl", ".inc", ".ipp", ".tcc", ".def")
+_NO_SOURCES = {".git", "build"}
 _HITS = {"direct_cache_hit", "preprocessed_cache_hit"}
 
 
@@ -58,6 +61,8 @@ def arrange(
             )
     _shadow(wanted, program, env, state / "bin")
     if wanted == "ccache":
+        if spec.passes_dir:
+            split(spec, env, tree=tree, state=state)
         return _ccache(spec, env, tree, state, remote_storage)
     if wanted == "off":
         # A compiler can be a link to ccache (Debian's /usr/lib/ccache on PATH): it then does nothing.
@@ -96,7 +101,7 @@ def _ccache(spec: CompileSpec, env: dict[str, str], tree: Path, state: Path, rem
     }
     if spec.compiler_cache_dir:
         defaults["CCACHE_DIR"] = spec.compiler_cache_dir
-    parts = []
+    parts = [_alike(tree, state)]
     if remote_storage:
         defaults["CCACHE_REMOTE_STORAGE"] = remote_storage
         # On another machine the same compiler has another time, and one of the same time and size may be another:
@@ -107,8 +112,7 @@ def _ccache(spec: CompileSpec, env: dict[str, str], tree: Path, state: Path, rem
         defaults["CCACHE_IGNOREOPTIONS"] = f"--threads=* {IGNORED_BY_CCACHE}"
         # nvcc is only a driver: another cicc or ptxas below it makes other code.
         parts += [*_cuda_parts(spec, env), *_nvcc_flags(env, state)]
-    if parts:
-        defaults["CCACHE_EXTRAFILES"] = os.pathsep.join(parts)
+    defaults["CCACHE_EXTRAFILES"] = os.pathsep.join(parts)
     for name, value in defaults.items():
         # Each setting has a negated spelling (CCACHE_NODEPEND) that counts as set too.
         bare = name.removeprefix("CCACHE_")
@@ -118,6 +122,26 @@ def _ccache(spec: CompileSpec, env: dict[str, str], tree: Path, state: Path, rem
     with os_errors(f"writing {stats}"):
         stats.unlink(missing_ok=True)
     return Path(env.get("CCACHE_STATSLOG", stats))
+
+
+def _alike(tree: Path, state: Path) -> str:
+    """Write down which headers of the tree could be taken for each other, and return the file.
+
+    ccache compares the headers that were read. A new one that now comes first on the include path was not: but then it
+    has the name of one that is there, and is in this list.
+    """
+    found: dict[str, list[str]] = {}
+    for folder, folders, files in os.walk(tree):
+        folders[:] = [name for name in folders if name not in _NO_SOURCES]
+        for name in files:
+            if name.endswith(_HEADERS):
+                found.setdefault(name, []).append(os.path.relpath(os.path.join(folder, name), tree))  # noqa: PTH118
+    file = state / "headers-alike.txt"
+    lines = sorted(path for paths in found.values() if len(paths) > 1 for path in paths)
+    with os_errors(f"writing {file}"):
+        make_dir(state)
+        file.write_text("\n".join(lines), errors="surrogateescape")
+    return str(file)
 
 
 def _cuda_parts(spec: CompileSpec, env: Mapping[str, str]) -> list[str]:

@@ -60,6 +60,9 @@ class CompileSpec(Model):
     """The patch set ``lean-headers`` takes part. The patch is part of the digest; here it tells times apart."""
     compiler_cache: Free[CompilerCache] = "off"
     compiler_cache_dir: Free[str] = ""
+    passes_dir: Free[str] = ""
+    """Folder for what each pass of nvcc made (:mod:`~vllm_builder.stages.compile.passes`), behind ccache; empty: nvcc
+    is called as a whole."""
     isolate: Free[bool] = False
     """No network while configuring and compiling. Not in the digest: it makes a build fail or changes nothing."""
 

@@ -196,6 +196,7 @@ def _make(maker: Steps) -> Plan:
         cuda.explain(outcome)
         maker.decisions += cuda.decisions
 
+    split = _passes(maker, compiler_cache, toolkit, environment.lock)
     compilers: tuple[Compiler, ...] = ()
     facts: dict[str, str | bool] = {"torch": torch.version.split("+")[0]}
     setuptools = locked_version(environment.lock, "setuptools")
@@ -280,6 +281,7 @@ def _make(maker: Steps) -> Plan:
         compiler_cache=compiler_cache,
         isolate=settings.isolate,
         compiler_cache_dir=str(maker.cache.sccache if compiler_cache == "sccache" else maker.cache.ccache),
+        passes_dir=str(maker.cache.passes) if split else "",
     )
     compile_spec = maker.with_jobs(compile_spec)
     for name, origin in maker.resolved.origins.items():
@@ -375,9 +377,29 @@ def _in_order(name: str, value: Any) -> Any:
 
 
 def _compiler_cache(choice: str, device: Device) -> CompilerCache:
+    if choice == "split" and device != "cuda":
+        from vllm_builder.stages.compile import splitting
+
+        splitting.choose(choice, None)
     if device == "empty":
         return "off"
-    return "ccache" if choice == "auto" else choice  # type: ignore[return-value]  # the settings model holds the words
+    return "ccache" if choice in ("auto", "split") else choice  # type: ignore[return-value]  # the settings model holds the words
+
+
+def _passes(
+    maker: Steps, compiler_cache: CompilerCache, toolkit: Toolkit | None, lock: tuple[str, ...]
+) -> bool:
+    """Whether each pass of nvcc is cached by itself."""
+    from vllm_builder.stages.compile import splitting
+
+    if toolkit is None:
+        return False
+    split, why = splitting.choose(maker.settings.compiler_cache, toolkit.version)
+    if compiler_cache == "sccache":
+        splitting.check_sccache(toolkit.version, locked_version(lock, "sccache"))
+    if compiler_cache == "ccache":
+        maker.say("compiler cache", "ccache, then each pass of nvcc" if split else "ccache", why)
+    return split
 
 
 def _summary(plan: Plan) -> str:

@@ -120,6 +120,8 @@ def _units(cache: Cache, kind: CacheKind) -> Iterator[Path]:
             store = Store(cache.native, noun="native layer")
             yield from (found.folder for found in store.scan())
             yield from _children(cache.native / "damaged")
+        case "passes":
+            yield from _children(cache.passes)
         case "ccache" | "sccache":
             # Whole: its files count each other's sizes, and its own options trim it by age and size.
             folder = cache.ccache if kind == "ccache" else cache.sccache

@@ -71,6 +71,7 @@ CacheKind = Literal[
     "exports",
     "ccache",
     "sccache",
+    "passes",
     "native",
 ]
 WheelKind = Literal["wheel", "superseded", "damaged"]
