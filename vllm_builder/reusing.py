@@ -111,7 +111,9 @@ def compile_or_reuse(
             facts = {"digest": inputs.digest, "reused": False, "reason": why, "kept": entry is not None}
             return Compiled(result, inputs.digest, facts | ({"compiled": origin_of(entry)} if entry else {}))
     # From here on others may take the layer too.
+    from vllm_builder.stages.compile.buildenv import child_environment
     from vllm_builder.stages.compile.pack import Misfit, pack_wheel
+    from vllm_builder.stages.native.torchfacts import torch_facts
 
     layer, entry = taken
     origin = origin_of(entry)
@@ -126,6 +128,7 @@ def compile_or_reuse(
             dist=dist,
             log=log,
             environ=environ,
+            torch=torch_facts(cache, environment, child_environment(plan.compile, environment, environ)),
             emit=emit,
         )
     except Misfit as error:
