@@ -147,6 +147,22 @@ def compile_or_reuse(
     return Compiled(compiled(), inputs.digest, facts)
 
 
+def wheel_before(made: Compiled, cache: Cache) -> Path | None:
+    """The stored wheel that a reused layer was compiled for, where this zlib compressed it: nearly all of a hot-fix is
+    in it, compressed already."""
+    from vllm_builder.stages.finish.repacking import COMPRESSOR
+    from vllm_builder.stages.store import Store
+
+    plan = str(made.native.get("compiled", {}).get("plan", "")) if made.native.get("reused") else ""
+    if not plan:
+        return None
+    try:
+        entry = Store(cache.store).get(plan)
+    except BuilderError:
+        return None
+    return entry.wheel if entry is not None and entry.record.finish.get("compressor") == COMPRESSOR else None
+
+
 def facts_of(result: CompileResult) -> CompileFacts:
     """What compiling took, for a record."""
     from vllm_builder.stages.store import CompileFacts
