@@ -179,7 +179,7 @@ def _make(maker: Steps) -> Plan:
             device,
             release,
             build_requirements(
-                release, chosen({}), pin.identity, compiler_cache, environ, memo, portable=maker.portable
+                release, chosen({}), compiler_cache, environ, memo, portable=maker.portable
             ),
             interpreter,
             indexes,
