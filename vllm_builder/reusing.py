@@ -74,6 +74,11 @@ def compile_or_reuse(
         any class of :mod:`vllm_builder.errors` that compiling raises.
     """
     from vllm_builder.stages.compile import compile_wheel
+    from vllm_builder.stages.compile.buildenv import child_environment
+    from vllm_builder.stages.native.torchfacts import torch_facts
+
+    def torch() -> dict[str, str | None] | None:
+        return torch_facts(cache, environment, child_environment(plan.compile, environment, environ))
 
     def compiled() -> CompileResult:
         return compile_wheel(
@@ -108,16 +113,18 @@ def compile_or_reuse(
             emit(Note(stage="compile", message=f"native layer: compile, {why}"))
             result = compiled()
             entry = _keep(plan, inputs, layers, result, placed, tree, environment, force, emit)
+            if entry is not None:
+                # Remembered, so that whoever takes the layer has not to load torch.
+                torch()
             facts = {"digest": inputs.digest, "reused": False, "reason": why, "kept": entry is not None}
             return Compiled(result, inputs.digest, facts | ({"compiled": origin_of(entry)} if entry else {}))
     # From here on others may take the layer too.
-    from vllm_builder.stages.compile.buildenv import child_environment
     from vllm_builder.stages.compile.pack import Misfit, pack_wheel
-    from vllm_builder.stages.native.torchfacts import torch_facts
 
     layer, entry = taken
     origin = origin_of(entry)
     text = f"{inputs.digest[:12]}, compiled for {origin['version']} on {origin['created'][:10]}"
+    text += f" by {origin['host']}" if origin["host"] else ""
     emit(Note(stage="compile", message=f"native layer: reuse {text}"))
     try:
         result = pack_wheel(
@@ -128,7 +135,7 @@ def compile_or_reuse(
             dist=dist,
             log=log,
             environ=environ,
-            torch=torch_facts(cache, environment, child_environment(plan.compile, environment, environ)),
+            torch=torch(),
             emit=emit,
         )
     except Misfit as error:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder
@@ -82,11 +81,17 @@ def main(arguments: list[str]) -> None:
     answers, script, *rest = arguments
     with open(answers, encoding="utf-8") as file:  # noqa: PTH123
         sys.meta_path.insert(0, Finder(json.load(file)))  # type: ignore[arg-type]
-    # As Python does it for `python setup.py`: there __file__ is absolute, and argv[0] is not.
+    # As Python itself does it for `python setup.py`: there __file__ is absolute, and argv[0] is not.
     sys.argv = [script, *rest]
     path = os.path.abspath(script)  # noqa: PTH100
     sys.path[0] = os.path.dirname(path)  # noqa: PTH120
-    runpy.run_path(path, run_name="__main__")
+    module = ModuleType("__main__")
+    module.__file__ = path
+    module.__dict__["__builtins__"] = __builtins__
+    sys.modules["__main__"] = module
+    with open(path, "rb") as source:  # noqa: PTH123
+        code = compile(source.read(), path, "exec")
+    exec(code, module.__dict__)
 
 
 if __name__ == "__main__":
