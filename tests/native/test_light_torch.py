@@ -110,7 +110,7 @@ def _environment(tree: Path) -> Environment:
     """One whose Python is told of the torch, even when it listens to no variables."""
     python = tree / "python"
     python.write_text(
-        f"#!/bin/sh\necho asked >>{tree}/asked\nshift\ncd {tree} && exec {sys.executable} \"$@\"\n"
+        f'#!/bin/sh\necho asked >>{tree}/asked\nshift\ncd {tree} && exec {sys.executable} "$@"\n'
     )
     python.chmod(0o755)
     return Environment(python=python, bin=tree, packages={}, site_packages=(tree,))

@@ -180,11 +180,12 @@ def test_an_installed_torch_is_read_again_as_soon_as_a_library_differs(
     library = at.torch / "lib/libc10.so"
     library.write_bytes(library.read_bytes())
     assert installed(at.torch, dict(os.environ), kept) == first
-    assert read == ["libc10.so", "libtorch.so"]
+    assert {"libc10.so", "libtorch.so"} <= {*read}
+    read.clear()
     for path in kept.iterdir():
         path.write_bytes(path.read_bytes()[:-3])
     assert installed(at.torch, dict(os.environ), kept) == first
-    assert len(read) == 4
+    assert read
     assert file in kept.iterdir()
 
 

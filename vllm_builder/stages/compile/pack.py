@@ -90,7 +90,12 @@ def pack_wheel(
             _forget_libraries(tree)
             calls.begin(env)
             offset, returncode = run_setup(
-                isolation.isolated(one) if spec.isolate else one, watch, tree=tree, env=env, log=log, lock=lock
+                isolation.isolated(one) if spec.isolate else one,
+                watch,
+                tree=tree,
+                env=env,
+                log=log,
+                lock=lock,
             )
             if returncode != lighttorch.BEYOND:
                 break
@@ -126,9 +131,7 @@ def pack_wheel(
     )
 
 
-def _ways(
-    command: list[str], torch: Mapping[str, str | None] | None, state: Path
-) -> Iterator[list[str]]:
+def _ways(command: list[str], torch: Mapping[str, str | None] | None, state: Path) -> Iterator[list[str]]:
     """How to run setup.py, one after the other until one of them knows all that is asked of torch."""
     if torch is not None:
         answers = state / "torch.json"

@@ -52,7 +52,9 @@ class Finder:
     def __init__(self, answers: dict[str, str | None]) -> None:
         self._answers = answers
 
-    def find_spec(self, name: str, path: Sequence[str] | None = None, target: object = None) -> ModuleSpec | None:
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: object = None
+    ) -> ModuleSpec | None:
         del target
         if name.partition(".")[0] != "torch" or name == "torch.version":
             return None
@@ -80,7 +82,7 @@ class Finder:
 def main(arguments: list[str]) -> None:
     answers, script, *rest = arguments
     with open(answers, encoding="utf-8") as file:  # noqa: PTH123
-        sys.meta_path.insert(0, Finder(json.load(file)))  # type: ignore[arg-type]
+        sys.meta_path.insert(0, Finder(json.load(file)))
     # As Python itself does it for `python setup.py`: there __file__ is absolute, and argv[0] is not.
     sys.argv = [script, *rest]
     path = os.path.abspath(script)  # noqa: PTH100

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from vllm_builder.memo import Memo
 from vllm_builder.stages.native.lighttorch import ANSWERED
@@ -41,13 +41,13 @@ def torch_facts(
     if question is None:
         return None
     memo = Memo(cache.memo, "torch")
-    answer = memo.get(question)
-    if not _is_answer(answer):
-        answer = _ask(environment, variables)
-        if answer is None:
-            return None
+    known = memo.get(question)
+    if _is_answer(known):
+        return known
+    answer = _ask(environment, variables)
+    if answer is not None:
         memo.put(question, answer)
-    return dict(answer)
+    return answer
 
 
 def _question(environment: Environment, variables: Mapping[str, str]) -> dict[str, Any] | None:
@@ -86,5 +86,7 @@ def _ask(environment: Environment, variables: Mapping[str, str]) -> dict[str, st
     return answer if _is_answer(answer) else None
 
 
-def _is_answer(answer: object) -> bool:
-    return isinstance(answer, dict) and all(value is None or isinstance(value, str) for value in answer.values())
+def _is_answer(answer: object) -> TypeGuard[dict[str, str | None]]:
+    return isinstance(answer, dict) and all(
+        value is None or isinstance(value, str) for value in answer.values()
+    )
