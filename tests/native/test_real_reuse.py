@@ -70,6 +70,10 @@ def test_one_line_of_python_in_a_real_release(
     with zipfile.ZipFile(packed["wheel"]) as archive:
         assert archive.read("vllm/sampling_params.py").endswith(b"HOT_FIX = True\n")
 
+    told = _run("plan", *options, "--no-lean-headers")["native"]
+    assert told["outcome"] == "compile"
+    assert "CMakeLists.txt differs" in told["differing"]
+
     # The real compiler, calling itself another version.
     other = tmp_path / "g++"
     other.write_text(f'#!/bin/sh\nexec {cxx} -U__GNUC_MINOR__ -D__GNUC_MINOR__=77 "$@"\n')
