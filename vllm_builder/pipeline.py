@@ -276,7 +276,7 @@ def _build(
             build_record(plan, environment, result, tree, native=made.digest),
             Materials(source=plan.source, externals=plan.externals, patches=plan.patches),
             out=result.wheel.parent / "finished",
-            earlier=wheel_before(made, cache),
+            earlier=wheel_before(made, cache, emit=emit),
             emit=emit,
         )
         steps.summary = finished.wheel.name

@@ -154,7 +154,7 @@ def compile_or_reuse(
     return Compiled(compiled(), inputs.digest, facts)
 
 
-def wheel_before(made: Compiled, cache: Cache) -> Path | None:
+def wheel_before(made: Compiled, cache: Cache, *, emit: Emit) -> Path | None:
     """The stored wheel that a reused layer was compiled for, where this zlib compressed it: nearly all of a hot-fix is
     in it, compressed already."""
     from vllm_builder.stages.finish.repacking import COMPRESSOR
@@ -164,7 +164,7 @@ def wheel_before(made: Compiled, cache: Cache) -> Path | None:
     if not plan:
         return None
     try:
-        entry = Store(cache.store).get(plan)
+        entry = Store(cache.store).get(plan, emit=emit)
     except BuilderError:
         return None
     return entry.wheel if entry is not None and entry.record.finish.get("compressor") == COMPRESSOR else None
