@@ -94,7 +94,13 @@ def small(began: float = BEGAN, *, slower: float = 1.0, **changes: Any) -> Build
     build.line(13, "ninja")
     for second in range(4, 40):
         build.line(second, "m", m=(200 + 40 * (second % 7)) * MEBIBYTE, n=2 if second > 13 else 0)
-    build.line(25, "peak", source="/tree/csrc/cpu/attention.cpp", m=900 * MEBIBYTE)
+    build.line(
+        25,
+        "peak",
+        source="/tree/csrc/cpu/attention.cpp",
+        m=900 * MEBIBYTE,
+        steps={"as": 0.5, "cc1plus": 10.5},
+    )
     build.line(25, "peak", source="/tree/csrc/cpu/cache.cpp", m=500 * MEBIBYTE)
     build.edges(
         40,

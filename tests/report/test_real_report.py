@@ -42,6 +42,11 @@ def test_a_real_build_is_all_in_its_report(real_cpu: dict[str, Any], opened: Ope
     assert all(unit.cache in {"hit", "miss"} for unit in sources)
     assert all(unit.peak > 100 << 20 for unit in sources if unit.cache == "miss" and unit.seconds > 5)
     (run,) = report.runs
+    # Nearly all of what a compiler takes is one program of it.
+    for unit in sources:
+        if unit.cache == "miss" and unit.seconds > 5:
+            assert unit.phases[0].name == "cc1plus"
+            assert 0 < unit.phases[0].seconds <= unit.seconds + 1
     assert report.figures.peak_memory == compiled["peak_memory"]
     # About one sample a second; a machine that is busy with other things may be late.
     assert run.seconds / 10 < len(run.samples) <= run.seconds + 2

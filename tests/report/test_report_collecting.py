@@ -36,6 +36,7 @@ def test_a_build_that_went_well() -> None:
         "miss",
     )
     assert attention.peak == 900 * MEBIBYTE
+    assert [(phase.name, phase.seconds) for phase in attention.phases] == [("cc1plus", 10.5), ("as", 0.5)]
     assert (units["csrc/cpu/utils.cpp"].cache, units["csrc/cpu/utils.cpp"].slot) == (
         "hit",
         units["csrc/cpu/cache.cpp"].slot,

@@ -20,6 +20,7 @@ from vllm_builder.report.model import (
     Stage,
     Unit,
     UnitKind,
+    UnitPhase,
 )
 from vllm_builder.report.reading import RawBuild, RawRun
 
@@ -231,7 +232,13 @@ def _unit(
         slot=row,
         peak=run.peaks.get(source, 0) if source else 0,
         cache=answers.get(_tail(name), "") if kind == "compile" else "",
+        phases=_steps(run.steps.get(source, {})) if source else (),
     )
+
+
+def _steps(spent: Mapping[str, float]) -> tuple[UnitPhase, ...]:
+    longest = sorted(spent.items(), key=lambda one: (-one[1], one[0]))
+    return tuple(UnitPhase(name=name, seconds=seconds) for name, seconds in longest if seconds)
 
 
 def described(output: str) -> tuple[str, str, UnitKind]:

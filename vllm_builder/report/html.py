@@ -163,7 +163,7 @@ def _tiles(report: Report) -> str:
 def _where(report: Report) -> str:
     body = tables.stages(report)
     if report.phases:
-        body += f"<h3>Compiling</h3>{tables.phases(report)}"
+        body += f"<h3>Compiling</h3>{tables.phases(report)}{tables.programs(report)}"
     return _panel("where", "Where the time went", body)
 
 

@@ -62,7 +62,7 @@ class Stage(Model):
 
 
 class UnitPhase(Model):
-    """A part of a unit's time, where the compiler told it (``nvcc --time``): ``cicc``, ``ptxas sm_100``."""
+    """CPU seconds of one program below a compiler's driver (``cicc``, ``ptxas``, ``cc1plus``), as sampled once a second."""
 
     name: str
     seconds: float
@@ -87,6 +87,7 @@ class Unit(Model):
     cache: Answer = ""
     """What the compiler cache answered; empty where there is none, or it does not say so of single units."""
     phases: tuple[UnitPhase, ...] = ()
+    """The longest first; what was over between two samples is not in them."""
 
 
 class Sample(Model):

@@ -27,6 +27,8 @@ class RawRun:
     ninjas: list[float] = field(default_factory=list)
     samples: list[tuple[float, int, int]] = field(default_factory=list)
     peaks: dict[str, int] = field(default_factory=dict)
+    steps: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Source file -> program below the compiler's driver -> CPU seconds."""
     logs: list[str] = field(default_factory=list)
     sources: dict[str, str] = field(default_factory=dict)
     answers: dict[str, str] = field(default_factory=dict)
@@ -149,6 +151,9 @@ def _measured(run: RawRun, line: dict[str, Any], at: float) -> None:
         case "peak":
             source = str(line["source"])
             run.peaks[source] = max(run.peaks.get(source, 0), int(line["m"]))
+            steps = {str(name): _seconds(value) for name, value in (line.get("steps") or {}).items()}
+            if steps:
+                run.steps[source] = steps
         case "edges":
             sources = {str(k): str(v) for k, v in line["sources"].items()}
             run.logs.append(str(line["log"]))

@@ -83,6 +83,30 @@ def phases(report: Report) -> str:
     return table("Within compiling; extensions run side by side, so their wall times overlap", heads, rows)
 
 
+def programs(report: Report) -> str:
+    """CPU seconds of the programs below the compilers' drivers; empty where none was seen."""
+    units = [unit for run in report.runs if not run.earlier for unit in run.units]
+    spent: dict[str, list[float]] = {}
+    for unit in units:
+        for phase in unit.phases:
+            spent.setdefault(phase.name, []).append(phase.seconds)
+    whole = sum(sum(of) for of in spent.values())
+    rows = [
+        (
+            escape(name),
+            duration(sum(of)),
+            percent(sum(of), whole),
+            charts.bar(sum(of) / whole if whole else 0, "c0"),
+            str(len(of)),
+        )
+        for name, of in sorted(spent.items(), key=lambda one: (-sum(one[1]), one[0]))
+    ]
+    if not rows:
+        return ""
+    heads = ("program", "#CPU time", "#share", "-", "#units")
+    return table("Programs below the compilers, as sampled once a second", heads, rows)
+
+
 def slowest(report: Report, classes: Mapping[str, str]) -> str:
     units = [(run, unit) for run in report.runs for unit in run.units]
     units.sort(key=lambda one: (-one[1].seconds, one[1].output))

@@ -65,7 +65,7 @@ def _run(run: Run, offset: float) -> list[dict[str, Any]]:
         events.append(
             _span(pid, unit.slot + 1, unit.name, _category(unit), start, unit.seconds, _arguments(unit))
         )
-        # What a compiler says of its own phases nests below the unit, one after the other.
+        # What the programs of a compiler took nests below the unit, one after the other.
         for phase in unit.phases:
             seconds = max(0.0, min(phase.seconds, offset + unit.start + unit.seconds - start))
             events.append(_span(pid, unit.slot + 1, phase.name, "phase", start, seconds, {}))

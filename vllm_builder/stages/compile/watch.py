@@ -14,6 +14,8 @@ from vllm_builder.stages.compile.runner import LineSplitter
 
 _SOURCES = (".c", ".cc", ".cpp", ".cxx", ".cu", ".S", ".hip")
 _SHELLS = {"sh", "bash", "dash", "ash"}
+_STEPS = {"cc1plus", "cc1", "as", "clang", "clang++", "cudafe++", "cicc", "ptxas", "fatbinary", "nvlink"}
+"""Programs that do a compiler's work below its driver, by the names of GCC and nvcc."""
 
 
 class Watch:
@@ -36,6 +38,8 @@ class Watch:
         self._lines = LineSplitter()
         self._current: tuple[str, ...] = ()
         self._running: dict[str, int] = {}
+        self._spent: dict[str, dict[tuple[int, str], float]] = {}
+        """Source file -> (process, its program) -> CPU seconds when it was seen last."""
         self._measured("run", jobs=jobs)
 
     def output(self, data: bytes) -> None:
@@ -43,14 +47,19 @@ class Watch:
 
     def close(self) -> None:
         self._take(self._lines.close())
-        for source, peak in self._running.items():
-            self._measured("peak", source=source, m=peak)
-        self._running = {}
+        for source in list(self._running):
+            self._unit_ended(source)
         for values in built(self._tree):
             self._measured("edges", **values)
         if answers := compilercache.ccache_by_file(self._tree / "build" / "vllm-builder" / "ccache.stats"):
             self._measured("cache", files=answers)
         self._measured("run-end")
+
+    def _unit_ended(self, source: str) -> None:
+        steps: dict[str, float] = {}
+        for (_, program), seconds in self._spent.pop(source, {}).items():
+            steps[program] = round(steps.get(program, 0.0) + seconds, 2)
+        self._measured("peak", source=source, m=self._running.pop(source), steps=steps)
 
     def _measured(self, what: What, **values: Any) -> None:
         self._emit(Measured(stage="compile", what=what, values=values))
@@ -85,12 +94,15 @@ class Watch:
         memory: dict[int, int] = {}
         parents: dict[int, int] = {}
         owners: dict[int, str] = {}
+        spent: dict[int, tuple[str, float]] = {}
         for process in _below(supervisor):
             with contextlib.suppress(psutil.Error):
                 memory[process.pid] = process.memory_info().rss
                 parents[process.pid] = process.ppid()
                 if source := _source(process.cmdline()):
                     owners[process.pid] = source
+                if (name := process.name()) in _STEPS:
+                    spent[process.pid] = (name, sum(process.cpu_times()[:2]))
         units: dict[str, int] = {}
         for pid, used in memory.items():
             # cc1plus, cicc and ptxas name no source, but the driver above them does.
@@ -98,11 +110,15 @@ class Watch:
             while above not in owners and above in parents and steps < 20:
                 above, steps = parents[above], steps + 1
             if above in owners:
-                units[owners[above]] = units.get(owners[above], 0) + used
+                source = owners[above]
+                units[source] = units.get(source, 0) + used
+                if pid in spent:
+                    program, seconds = spent[pid]
+                    self._spent.setdefault(source, {})[pid, program] = seconds
         for source, used in units.items():
             self.peaks[source] = max(self.peaks.get(source, 0), used)
         for source in self._running.keys() - units.keys():
-            self._measured("peak", source=source, m=self._running.pop(source))
+            self._unit_ended(source)
         for source, used in units.items():
             self._running[source] = max(self._running.get(source, 0), used)
         total = sum(memory.values())
