@@ -21,7 +21,10 @@ _REMOVING = re.compile(r"\..+\.removing-\d+(-[0-9a-f]+)?")
 
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's content as 64 hexadecimal characters."""
-    with path.open("rb") as file:
+    with path.open("rb", buffering=0) as file:
+        if os.fstat(file.fileno()).st_size <= _CHUNK:
+            # Trees have thousands of small files; for these hashlib's own way costs more than the hash.
+            return hashlib.sha256(file.read()).hexdigest()
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -224,7 +224,7 @@ def _build(
     shared: Shared | None,
     emit: Emit,
 ) -> tuple[Record, Path]:
-    from vllm_builder.reusing import compile_or_reuse, facts_of, patched_files
+    from vllm_builder.reusing import compile_or_reuse, facts_of, patched_files, wheel_before
     from vllm_builder.stages.environment import prepare
     from vllm_builder.stages.finish import Materials, finish
 
@@ -288,6 +288,7 @@ def _build(
             build_record(plan, environment, result, tree, native=made.digest),
             Materials(source=plan.source, externals=plan.externals, patches=plan.patches),
             out=result.wheel.parent / "finished",
+            earlier=wheel_before(made, cache, emit=emit),
             emit=emit,
         )
         steps.summary = finished.wheel.name

@@ -79,6 +79,11 @@ def compile_or_reuse(
         any class of :mod:`vllm_builder.errors` that compiling raises.
     """
     from vllm_builder.stages.compile import compile_wheel
+    from vllm_builder.stages.compile.buildenv import child_environment
+    from vllm_builder.stages.native.torchfacts import torch_facts
+
+    def torch() -> dict[str, str | None] | None:
+        return torch_facts(cache, environment, child_environment(plan.compile, environment, environ))
 
     def compiled() -> CompileResult:
         with shared.compiling() if shared and ccache else nullcontext() as remote_storage:
@@ -119,8 +124,11 @@ def compile_or_reuse(
             emit(Note(stage="compile", message=f"native layer: compile, {why}"))
             result = compiled()
             entry = _keep(plan, inputs, layers, result, placed, tree, environment, force, emit)
-            if shared and entry is not None:
-                shared.made("native", entry)
+            if entry is not None:
+                # Remembered, so that whoever takes the layer has not to load torch.
+                torch()
+                if shared:
+                    shared.made("native", entry)
             facts = {"digest": inputs.digest, "reused": False, "reason": why, "kept": entry is not None}
             return Compiled(result, inputs.digest, facts | ({"compiled": origin_of(entry)} if entry else {}))
     # From here on others may take the layer too.
@@ -129,6 +137,7 @@ def compile_or_reuse(
     layer, entry = taken
     origin = origin_of(entry)
     text = f"{inputs.digest[:12]}, compiled for {origin['version']} on {origin['created'][:10]}"
+    text += f" by {origin['host']}" if origin["host"] else ""
     emit(Note(stage="compile", message=f"native layer: reuse {text}"))
     try:
         result = pack_wheel(
@@ -139,6 +148,7 @@ def compile_or_reuse(
             dist=dist,
             log=log,
             environ=environ,
+            torch=torch(),
             emit=emit,
         )
     except Misfit as error:
@@ -156,6 +166,22 @@ def compile_or_reuse(
     emit(Note(stage="compile", message=f"native layer: compile, {why}", level="warning"))
     facts = {"digest": inputs.digest, "reused": False, "reason": why, "kept": False}
     return Compiled(compiled(), inputs.digest, facts)
+
+
+def wheel_before(made: Compiled, cache: Cache, *, emit: Emit) -> Path | None:
+    """The stored wheel that a reused layer was compiled for, where this zlib compressed it: nearly all of a hot-fix is
+    in it, compressed already."""
+    from vllm_builder.stages.finish.repacking import COMPRESSOR
+    from vllm_builder.stages.store import Store
+
+    plan = str(made.native.get("compiled", {}).get("plan", "")) if made.native.get("reused") else ""
+    if not plan:
+        return None
+    try:
+        entry = Store(cache.store).get(plan, emit=emit)
+    except BuilderError:
+        return None
+    return entry.wheel if entry is not None and entry.record.finish.get("compressor") == COMPRESSOR else None
 
 
 def facts_of(result: CompileResult) -> CompileFacts:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import translate
 from pathlib import Path
+from stat import S_ISLNK
 from typing import Final, NamedTuple
 
 from vllm_builder.errors import TreeChanged
@@ -195,7 +196,7 @@ def _walk(tree: Path) -> dict[str, os.stat_result]:
 
 def _listed(tree: Path, path: str, stat: os.stat_result, made: bool) -> _Listed:
     full = tree / path
-    content = f"->{os.fspath(full.readlink())}" if full.is_symlink() else sha256_file(full)
+    content = f"->{os.fspath(full.readlink())}" if S_ISLNK(stat.st_mode) else sha256_file(full)
     return _Listed(stat.st_size, stat.st_mtime_ns, content, made)
 
 

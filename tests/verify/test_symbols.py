@@ -27,6 +27,7 @@ from vllm_builder.stages.verify.exports import (
     keep_build,
     kept_build,
     kept_versions,
+    provider_of,
     rule_for,
     rules,
 )
@@ -157,6 +158,35 @@ def test_places_of_an_installed_torch(tmp_path: Path) -> None:
     python.write_text("#!/bin/sh\nexit 3\n")
     with pytest.raises(SettingsError, match="no torch"):
         installed(python, dict(os.environ))
+
+
+def test_an_installed_torch_is_read_again_as_soon_as_a_library_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = machine(tmp_path)
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    first = installed(at.torch, dict(os.environ), kept)
+    (file,) = kept.iterdir()
+    read: list[str] = []
+
+    def provider(path: Path) -> Provider | None:
+        read.append(path.name)
+        return provider_of(path)
+
+    monkeypatch.setattr("vllm_builder.stages.verify.torches.provider_of", provider)
+    assert installed(at.torch, dict(os.environ), kept) == first
+    assert read == []
+    library = at.torch / "lib/libc10.so"
+    library.write_bytes(library.read_bytes())
+    assert installed(at.torch, dict(os.environ), kept) == first
+    assert {"libc10.so", "libtorch.so"} <= {*read}
+    read.clear()
+    for path in kept.iterdir():
+        path.write_bytes(path.read_bytes()[:-3])
+    assert installed(at.torch, dict(os.environ), kept) == first
+    assert read
+    assert file in kept.iterdir()
 
 
 def test_a_version_is_read_from_the_wheel_of_an_index_once(

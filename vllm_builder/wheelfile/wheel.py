@@ -25,7 +25,7 @@ from vllm_builder.errors import WheelError
 from vllm_builder.events import Emit, ignore
 from vllm_builder.wheelfile import inflating
 from vllm_builder.wheelfile.directory import Directory, Member, read_directory
-from vllm_builder.wheelfile.layout import check_layout, check_names, check_order, check_sizes
+from vllm_builder.wheelfile.layout import check_layout, check_names, check_order, check_sizes, data_offset
 from vllm_builder.wheelfile.metadata import Metadata, WheelFields, parse_metadata, parse_wheel_fields
 from vllm_builder.wheelfile.record import BUILD_RECORD, SBOM, BuildRecord, parse_build_record
 from vllm_builder.wheelfile.recordcheck import RecordProblem, check_record
@@ -171,6 +171,15 @@ class Wheel:
             WheelError
         """
         return inflating.chunks(self._source, self.member(name), self.filename)
+
+    def packed(self, name: str) -> Iterator[bytes]:
+        """The bytes of a member as they lie in the file, compressed or not; nothing is checked.
+
+        Raises:
+            WheelError: there is no such member.
+        """
+        member = self.member(name)
+        return self._source.stream(data_offset(self._source, member, self.filename), member.compressed)
 
     def raw(self) -> Iterator[bytes]:
         """The bytes of the wheel itself, in chunks.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from vllm_builder.errors import BuilderError
@@ -26,6 +27,7 @@ from vllm_builder.stages.compile.setuprun import (
 from vllm_builder.stages.compile.watch import Watch
 from vllm_builder.stages.compile.wheel import check_wheel
 from vllm_builder.stages.environment.model import Environment
+from vllm_builder.stages.native import lighttorch
 from vllm_builder.stages.native.calls import Calls
 from vllm_builder.stages.native.model import Layer
 
@@ -46,9 +48,13 @@ def pack_wheel(
     dist: Path,
     log: Path,
     environ: Mapping[str, str],
+    torch: Mapping[str, str | None] | None = None,
     emit: Emit = ignore,
 ) -> CompileResult:
     """As :func:`.compile_wheel`, with nothing compiled: what cmake would have installed comes out of ``layer``.
+
+    Args:
+        torch: the answers of :func:`.torch_facts`; with them torch itself is not loaded.
 
     Raises:
         Misfit: setup.py calls cmake in another way than where the layer was compiled, or the wheel would lack
@@ -67,8 +73,6 @@ def pack_wheel(
         forget(tree, state)
         write_atomic(state / _MARK, "")
         fresh = state / "dist"
-        sweep(fresh, tree)
-        _forget_libraries(tree)
         env = child_environment(spec, environment, environ)
         reproducible.arrange(spec, env, tree=tree, environment=environment)
         calls = Calls(
@@ -78,13 +82,23 @@ def pack_wheel(
             files=layer.files,
         )
         calls.arrange(env)
-        calls.begin(env)
-        # The wheel is compressed when it is finished: once is enough.
-        command = [*setup_command(spec, environment, tree, fresh), "--compression=stored"]
-        if spec.isolate:
-            command = isolation.isolated(command)
+        # The wheel is compressed when it is finished: once is enough. Its thousand lines "copying" say nothing.
+        command = [*setup_command(spec, environment, tree, fresh, "--quiet"), "--compression=stored"]
         watch = Watch(tree, emit, 0)
-        offset, returncode = run_setup(command, watch, tree=tree, env=env, log=log, lock=lock)
+        for one in _ways(command, torch, state):
+            sweep(fresh, tree)
+            _forget_libraries(tree)
+            calls.begin(env)
+            offset, returncode = run_setup(
+                isolation.isolated(one) if spec.isolate else one,
+                watch,
+                tree=tree,
+                env=env,
+                log=log,
+                lock=lock,
+            )
+            if returncode != lighttorch.BEYOND:
+                break
         try:
             if calls.misfit:
                 raise Misfit(calls.misfit)
@@ -115,6 +129,16 @@ def pack_wheel(
         full_headers=layer.manifest.full_headers,
         isolated=spec.isolate and layer.manifest.isolated,
     )
+
+
+def _ways(command: list[str], torch: Mapping[str, str | None] | None, state: Path) -> Iterator[list[str]]:
+    """How to run setup.py, one after the other until one of them knows all that is asked of torch."""
+    if torch is not None:
+        answers = state / "torch.json"
+        write_atomic(answers, json.dumps(dict(torch)))
+        python, *rest = command
+        yield [python, lighttorch.__file__, str(answers), *rest]
+    yield command
 
 
 def places(spec: CompileSpec, tree: Path, environment: Environment) -> dict[Path, str]:

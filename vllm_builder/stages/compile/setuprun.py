@@ -23,9 +23,12 @@ from vllm_builder.stages.environment.model import Environment
 _PATIENCE = 60.0
 
 
-def setup_command(spec: CompileSpec, environment: Environment, tree: Path, fresh: Path) -> list[str]:
+def setup_command(
+    spec: CompileSpec, environment: Environment, tree: Path, fresh: Path, *options: str
+) -> list[str]:
+    """Of Python, setup.py and its arguments; ``options`` come before the first command."""
     # The person's own ~/.pydistutils.cfg is in no digest.
-    command = [str(environment.python), "setup.py", "--no-user-cfg"]
+    command = [str(environment.python), "setup.py", "--no-user-cfg", *options]
     if local := missing_local(spec, tree):
         # A few trees take no local version part from any variable; setuptools itself can add one.
         command += ["egg_info", f"--tag-build={local}"]

@@ -65,7 +65,8 @@ def damage(root: Path, ready: Ready, *, contents: bool) -> list[str]:
         now = _files(root)
         found = [f"missing: {_short(path)}" for path in ready.files.keys() - now.keys()]
         found += [f"changed: {_short(p)}" for p, was in ready.files.items() if p in now and now[p] != was]
-        found += [f"added: {_short(path)}" for path in _tops(now) - _tops(ready.files)]
+        if now.keys() - ready.files.keys():
+            found += [f"added: {_short(path)}" for path in _tops(now) - _tops(ready.files)]
     if contents and not found:
         with os_errors(f"reading {root}"):
             found = [f"damaged: {path}" for path in other_content(root)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from email.parser import BytesParser
 from itertools import product
 from pathlib import Path
@@ -12,7 +13,7 @@ from vllm_builder.errors import WheelError
 from vllm_builder.events import Emit, Note, ignore
 from vllm_builder.stages.finish.metadata import require_torch, tag_wheel
 from vllm_builder.stages.finish.model import Finished, FinishSpec
-from vllm_builder.stages.finish.repacking import COMPRESSOR, Members, write
+from vllm_builder.stages.finish.repacking import COMPRESSOR, Earlier, Members, write
 from vllm_builder.stages.finish.sbom import Materials, sbom
 from vllm_builder.stages.verify.inspecting import may_be_library, read_modules
 from vllm_builder.stages.verify.platforms import required_names, true_platform
@@ -27,6 +28,7 @@ def finish(
     materials: Materials,
     *,
     out: Path,
+    earlier: Path | None = None,
     emit: Emit = ignore,
 ) -> Finished:
     """Write the finished wheel into a folder, whole or not at all; the one that setup.py wrote stays.
@@ -39,6 +41,8 @@ def finish(
         record: goes into ``.dist-info``, and into the SBOM's facts.
         materials: what the SBOM names.
         out: folder for the finished wheel; another one than ``wheel`` lies in.
+        earlier: a wheel that was finished with the same compressor (:data:`COMPRESSOR`): members that are the same
+            there are not compressed again. It does not change the bytes; one that cannot be read is passed over.
         emit: hears of the platform that the wheel is for, and why.
 
     Raises:
@@ -58,7 +62,9 @@ def finish(
             emit(Note(stage="finish", message=f"The wheel is for {platform}: {reason}."))
         members.replace(f"{opened.dist_info}/{BUILD_RECORD}", record.to_json().encode())
         members.replace(f"{opened.dist_info}/{SBOM}", sbom(record, materials, epoch=spec.epoch).encode())
-        write(members, out / filename, epoch=spec.epoch)
+        with ExitStack() as stack:
+            before = _opened(earlier, stack) if earlier is not None else None
+            write(members, out / filename, epoch=spec.epoch, earlier=before)
     return Finished(
         wheel=out / filename,
         platform=platform,
@@ -67,6 +73,13 @@ def finish(
         removed=removed,
         compressor=COMPRESSOR,
     )
+
+
+def _opened(earlier: Path, stack: ExitStack) -> Earlier | None:
+    try:
+        return Earlier(stack.enter_context(open_wheel(earlier)))
+    except WheelError:
+        return None
 
 
 def _platform(wheel: Wheel, record: BuildRecord, spec: FinishSpec) -> tuple[str, str]:

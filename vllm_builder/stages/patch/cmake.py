@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from vllm_builder.errors import PatchFailed
 
 if TYPE_CHECKING:
-    from tree_sitter import Node, Parser
+    from tree_sitter import Node, Parser, Tree
 
 _COMMANDS = frozenset(
     {
@@ -118,7 +118,7 @@ class CMakeFile:
     def __init__(self, data: bytes, path: str = "CMakeLists.txt") -> None:
         self.data = data
         self.path = path
-        self._root = _parser().parse(data).root_node
+        self._root = _tree_of(data).root_node
 
     @property
     def error(self) -> str | None:
@@ -257,6 +257,12 @@ def _walk(node: Node) -> Iterator[Node]:
     yield node
     for child in node.children:
         yield from _walk(child)
+
+
+@lru_cache(maxsize=64)
+def _tree_of(data: bytes) -> Tree:
+    """Planning and patching ask the same few files many times."""
+    return _parser().parse(data)
 
 
 @cache

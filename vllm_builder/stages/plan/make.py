@@ -178,9 +178,7 @@ def _make(maker: Steps) -> Plan:
             settings,
             device,
             release,
-            build_requirements(
-                release, chosen({}), pin.identity, compiler_cache, environ, memo, portable=maker.portable
-            ),
+            build_requirements(release, chosen({}), compiler_cache, environ, memo, portable=maker.portable),
             interpreter,
             indexes,
             environ=environ,

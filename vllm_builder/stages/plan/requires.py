@@ -10,6 +10,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.version import InvalidVersion, Version
 
+from vllm_builder.fs import sha256_file
 from vllm_builder.memo import Memo
 from vllm_builder.model import digest
 from vllm_builder.processes import ask
@@ -25,7 +26,6 @@ _TOOLS = {"cmake": "cmake>=3.26.1", "ninja": "ninja", "wheel": "wheel", "setupto
 def build_requirements(
     release: Release,
     selection: PatchSelection,
-    identity: str,
     compiler_cache: CompilerCache,
     environ: Mapping[str, str],
     memo: Memo,
@@ -40,7 +40,7 @@ def build_requirements(
     Args:
         portable: count on no tool of this machine: the lock is for another one.
     """
-    question = ["build-requires", identity, digest(selection)]
+    question = ["build-requires", _content(release.folder), digest(selection)]
     remembered = memo.get(question)
     if remembered is None:
         remembered = _patched_requires(release, selection)
@@ -65,6 +65,12 @@ def _patched_requires(release: Release, selection: PatchSelection) -> list[str]:
         shutil.copytree(release.folder, copy)
         apply(selection, copy)
         return list(Release(copy, release.name).build_requires())
+
+
+def _content(folder: Path) -> str:
+    """Of the few files that a plan reads. A change elsewhere in the source changes nothing here."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return digest({str(path.relative_to(folder)): sha256_file(path) for path in files})
 
 
 def _has_ccache(environ: Mapping[str, str], memo: Memo) -> bool:

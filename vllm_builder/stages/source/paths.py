@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from email.parser import HeaderParser
-from fnmatch import fnmatch
+from fnmatch import fnmatch, translate
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +29,9 @@ LEFT_OUT_PATHS: Final = ("vllm/*.so", "vllm/vllm_flash_attn/*.so")
 
 A fixed list, not ``.gitignore``: sources that were put by hand into an ignored folder must stay.
 """
+_CHUNK: Final = 1 << 20
+_ANYWHERE: Final = re.compile("|".join(map(translate, LEFT_OUT_ANYWHERE)))
+_AT_TOP: Final = re.compile("|".join(map(translate, LEFT_OUT_AT_TOP)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +88,8 @@ def _collect(folder: Path, parts: tuple[str, ...], found: list[Member]) -> None:
 
 def _left_out(parts: tuple[str, ...]) -> bool:
     name = parts[-1]
-    if any(fnmatch(name, pattern) for pattern in LEFT_OUT_ANYWHERE):
+    if _ANYWHERE.match(name) or (len(parts) == 1 and _AT_TOP.match(name)):
         return True
-    if len(parts) == 1:
-        return any(fnmatch(name, pattern) for pattern in LEFT_OUT_AT_TOP)
     return name.endswith(".so") and any(
         fnmatch("/".join(parts), pattern) and pattern.count("/") == len(parts) - 1
         for pattern in LEFT_OUT_PATHS
@@ -131,18 +131,33 @@ def copy_tree(root: Path, dest: Path) -> str:
     """
     tree = TreeHash()
     with os_errors(f"copying the source tree {root}"):
+        made: set[tuple[str, ...]] = set()
         for member in members(root):
             target = dest.joinpath(*member.parts)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            if member.parts[:-1] not in made:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                made.add(member.parts[:-1])
             if member.target is not None:
                 target.symlink_to(member.target)
                 tree.add(member, member.target)
             else:
-                shutil.copyfile(member.path, target)
-                shutil.copystat(member.path, target)
-                target.chmod(stat.S_IMODE(target.stat().st_mode) & 0o777 | stat.S_IWUSR)
-                tree.add(member, sha256_file(target))
+                tree.add(member, _copy(member.path, target))
     return tree.identity()
+
+
+def _copy(source: Path, target: Path) -> str:
+    """Copy a file with its mode and times; return the SHA-256 of what was written."""
+    hasher = hashlib.sha256()
+    with source.open("rb", buffering=0) as reader, target.open("xb", buffering=0) as writer:
+        while chunk := reader.read(_CHUNK):
+            hasher.update(chunk)
+            rest = memoryview(chunk)
+            while rest:
+                rest = rest[writer.write(rest) :]
+        status = os.fstat(reader.fileno())
+        os.fchmod(writer.fileno(), stat.S_IMODE(status.st_mode) & 0o777 | stat.S_IWUSR)
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+    return hasher.hexdigest()
 
 
 # Resolving --------------------------------------------------------------------------------------

@@ -8,13 +8,14 @@ import re
 import tomllib
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Final
 
 from vllm_builder.binary import exports, is_elf, read_library
-from vllm_builder.errors import WheelError
+from vllm_builder.errors import BuilderError, WheelError
 from vllm_builder.fs import write_atomic
 
 _FORMAT: Final = 1
@@ -122,6 +123,36 @@ def kept_build(folder: Path, version: str, machine: str) -> TorchBuild | None:
         return TorchBuild(version, raw["cuda"], libraries, f"torch {version}, as it was read earlier")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, zlib.error):
         return None
+
+
+def keep_installed(build: TorchBuild, folder: Path, state: str) -> None:
+    """Keep what an installed torch defines, for as long as its files are as ``state`` says; see :func:`.installed`."""
+    libraries = {
+        name: {"soname": one.soname, "needed": one.needed, "names": sorted(one.names), "origin": one.origin}
+        for name, one in build.libraries.items()
+    }
+    text = json.dumps({"format": _FORMAT, "libraries": libraries})
+    with suppress(OSError, BuilderError):
+        write_atomic(_state_file(folder, state), zlib.compress(text.encode("utf-8", "surrogateescape"), 1))
+
+
+def kept_installed(folder: Path, state: str) -> dict[str, Provider] | None:
+    """The libraries of an installed torch as they were read earlier in that state; None where they were not."""
+    try:
+        data = zlib.decompress(_state_file(folder, state).read_bytes()).decode("utf-8", "surrogateescape")
+        raw = json.loads(data)
+        if raw["format"] != _FORMAT:
+            return None
+        return {
+            name: Provider(one["soname"], frozenset(one["names"]), tuple(one["needed"]), one["origin"])
+            for name, one in raw["libraries"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, zlib.error):
+        return None
+
+
+def _state_file(folder: Path, state: str) -> Path:
+    return folder / f"installed-{state[:32]}.json.z"
 
 
 def kept_versions(folder: Path, machine: str) -> tuple[str, ...]:

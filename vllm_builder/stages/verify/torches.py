@@ -11,12 +11,15 @@ from packaging.version import InvalidVersion, Version
 
 from vllm_builder.errors import OfflineMissing, SettingsError, WheelError
 from vllm_builder.events import Emit, Note
+from vllm_builder.model import digest
 from vllm_builder.processes import ask
 from vllm_builder.stages.verify.exports import (
     Provider,
     TorchBuild,
     keep_build,
+    keep_installed,
     kept_build,
+    kept_installed,
     kept_versions,
     provide,
     provider_of,
@@ -57,7 +60,7 @@ def find_torch(
     """
     path = Path(wanted).expanduser()
     if path.exists():
-        build = installed(path, environ)
+        build = installed(path, environ, exports_folder(cache))
         keep_build(build, exports_folder(cache), machine)
         return build
     try:
@@ -89,8 +92,11 @@ def exports_folder(cache: Cache) -> Path:
     return cache.exports
 
 
-def installed(path: Path, environ: Mapping[str, str]) -> TorchBuild:
+def installed(path: Path, environ: Mapping[str, str], kept: Path | None = None) -> TorchBuild:
     """An installed torch: its package folder, the folder of its environment, or a Python.
+
+    Args:
+        kept: where what its libraries define is kept; read again as soon as a place, size or time of one differs.
 
     Raises:
         SettingsError
@@ -107,18 +113,31 @@ def installed(path: Path, environ: Mapping[str, str]) -> TorchBuild:
     )
     version = re.search(r"^__version__ = ['\"]([^'\"]+)", text, re.MULTILINE)
     cuda = re.search(r"^cuda\b[^=\n]*= ['\"]([\d.]+)", text, re.MULTILINE)
-    libraries = {}
-    for file in sorted((package / "lib").glob("lib*.so*")):
-        if provider := provider_of(file):
-            libraries[file.name] = provider
+    files = sorted((package / "lib").glob("lib*.so*"))
+    state = digest([[str(file), *_stamp(file)] for file in files])
+    libraries = kept_installed(kept, state) if kept is not None else None
+    known = libraries is not None
+    if libraries is None:
+        libraries = {file.name: provider for file in files if (provider := provider_of(file))}
     nvidia = package.parent / "nvidia"
-    return TorchBuild(
+    build = TorchBuild(
         version=version[1] if version else "",
         cuda=cuda[1] if cuda else "",
         libraries=libraries,
         origin=str(package),
         folders=(package / "lib", *sorted(nvidia.glob("*/lib"))) if nvidia.is_dir() else (package / "lib",),
     )
+    if kept is not None and not known:
+        keep_installed(build, kept, state)
+    return build
+
+
+def _stamp(file: Path) -> tuple[int, ...]:
+    try:
+        stat = file.stat()
+    except OSError:
+        return ()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def _package(path: Path, environ: Mapping[str, str]) -> Path | None:
