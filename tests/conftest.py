@@ -20,6 +20,13 @@ from vllm_builder.stages.environment.model import Environment
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Real builds run in one process: they share what it has built, and use all cores themselves."""
+    for item in items:
+        if item.get_closest_marker("realbuild"):
+            item.add_marker(pytest.mark.xdist_group("realbuild"))
+
+
 @pytest.fixture(scope="session")
 def sdist() -> Callable[[str], Path]:
     """``sdist("0.9.2")``: the real source distribution, fetched once into a cache that outlives the tests.
