@@ -17,7 +17,9 @@ def folder(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", [f".tree.removing-{os.getpid()}", ".other.removing-1-0123abcd"])
+@pytest.mark.parametrize(
+    "name", [f".tree.removing-{os.getpid()}", ".other.removing-1-0123abcd"], ids=["own", "other"]
+)
 def test_what_a_killed_process_left_is_in_nobodys_way_and_is_removed(tmp_path: Path, name: str) -> None:
     folder(tmp_path / name)
     remove_tree(folder(tmp_path / "tree"))

@@ -74,7 +74,7 @@ def test_architectures_with_their_suffixes(tmp_path: Path) -> None:
         (("-lineinfo",), {"none", "zstd", "lz4"}),
         (("-G",), {"zstd", "lz4"}),
     ],
-    ids=" ".join,
+    ids=lambda words: " ".join(sorted(words)),
 )
 def test_compression(tmp_path: Path, flags: tuple[str, ...], compressions: set[str]) -> None:
     path = compile_cuda(tmp_path, gencode("90a", "sm_90a", "compute_90a"), *flags)

@@ -119,7 +119,7 @@ def test_a_changed_input_in_the_manifest(contents: Contents, tmp_path: Path) -> 
         _link("device", "", tarfile.CHRTYPE),
         _link("folder", "", tarfile.DIRTYPE),
     ],
-    ids=str,
+    ids=lambda further: further if isinstance(further, str) else f"{further.name} to {further.linkname}",
 )
 def test_a_member_that_the_manifest_does_not_list(
     contents: Contents, tmp_path: Path, further: str | tarfile.TarInfo
