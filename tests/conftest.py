@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from vllm_builder.stages.environment.model import Environment
 
@@ -20,11 +22,26 @@ from vllm_builder.stages.environment.model import Environment
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+class BuildsInOneProcess(LoadScopeScheduling):
+    """Files run side by side, real builds in one process: they share what it has built, and use all cores themselves."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "real builds" if has_builds(self.config.rootpath / file) else file
+
+
+@functools.cache
+def has_builds(file: Path) -> bool:
+    return "realbuild" in file.read_text()
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> BuildsInOneProcess:
+    return BuildsInOneProcess(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Real builds run in one process: they share what it has built, and use all cores themselves."""
-    for item in items:
-        if item.get_closest_marker("realbuild"):
-            item.add_marker(pytest.mark.xdist_group("realbuild"))
+    """What takes longest is begun first."""
+    items.sort(key=lambda item: not has_builds(item.path))
 
 
 @pytest.fixture(scope="session")
