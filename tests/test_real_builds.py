@@ -176,6 +176,7 @@ def test_in_another_folder_the_compiler_cache_answers_everything(
     assert facts["cache"]["hits"] > 0, facts
 
 
+@pytest.mark.long
 def test_another_folder_another_cache_and_no_compiler_cache_give_the_same_bytes(
     cpu: dict[str, Any], cache: Path, tmp_path: Path
 ) -> None:
@@ -203,7 +204,9 @@ def _descendants(text: str) -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "Ctrl-C"])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.long)], ids=["SIGKILL", "Ctrl-C"]
+)
 def test_a_build_that_was_ended_in_mid_compile_goes_on(
     cache: Path, sdist: Sdist, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -255,6 +258,7 @@ def test_a_build_that_was_ended_in_mid_compile_goes_on(
     assert Path(result["wheel"]).is_file()
 
 
+@pytest.mark.long
 def test_0_9_0_1_for_cpu(cache: Path, sdist: Sdist, tmp_path: Path) -> None:
     result = _build(
         *("0.9.0.1", "--device", "cpu", "--torch", TORCH, "--source", sdist("0.9.0.1")),
