@@ -14,8 +14,7 @@ import pytest
 
 pytestmark = pytest.mark.realbuild
 
-SMALL = ("csrc/cpu/utils.cpp",)
-BOTH = ("csrc/cpu/activation.cpp", "csrc/cpu/torch_bindings.cpp")
+UNITS = ("csrc/cpu/activation.cpp", "csrc/cpu/torch_bindings.cpp")
 """Kernels, and the registration of all operators."""
 
 
@@ -28,18 +27,16 @@ def test_the_wheel_is_built_with_them_and_no_unit_needs_more(real_cpu: dict[str,
         assert not [n for n in archive.namelist() if "lean" in n]
 
 
-@pytest.mark.parametrize(
-    "chosen", [SMALL, pytest.param(BOTH, marks=pytest.mark.long)], ids=["utils", "kernels and registration"]
-)
+@pytest.mark.long
 def test_units_are_the_same_code_both_ways(
-    real_cpu: dict[str, Any], real_cache: Path, tmp_path: Path, chosen: tuple[str, ...]
+    real_cpu: dict[str, Any], real_cache: Path, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "vllm_builder", "prove-lean", *real_cpu["arguments"], "--json"]
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("VLLM_", "CCACHE_", "MAX_JOBS"))}
     run = subprocess.run(
         [
             *(*command, "--workspace", str(tmp_path), "--cache-dir", str(real_cache)),
-            *(word for unit in chosen for word in ("--unit", unit)),
+            *(word for unit in UNITS for word in ("--unit", unit)),
         ],
         env=kept,
         capture_output=True,
@@ -49,9 +46,9 @@ def test_units_are_the_same_code_both_ways(
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
     found = json.loads(run.stdout)
     assert found["good"]
-    assert found["total"] > len(chosen)
+    assert found["total"] > len(UNITS)
     proofs = {proof["unit"]: proof for proof in found["units"]}
-    assert set(proofs) == set(chosen)
+    assert set(proofs) == set(UNITS)
     for proof in proofs.values():
         assert (proof["verdict"], proof["differences"]) == ("same", [])
         assert proof["functions"] > 20
