@@ -204,9 +204,8 @@ def _descendants(text: str) -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.long)], ids=["SIGKILL", "Ctrl-C"]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "Ctrl-C"])
 def test_a_build_that_was_ended_in_mid_compile_goes_on(
     cache: Path, sdist: Sdist, tmp_path: Path, number: signal.Signals
 ) -> None:
