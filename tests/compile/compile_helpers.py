@@ -74,12 +74,19 @@ def build(
     spec: CompileSpec, tree: Path, environment: Environment, events: list[Event] | None = None
 ) -> CompileResult:
     """Build a tree of its own folder, with the environment as it is."""
+    return build_into(tree.parent, spec, tree, environment, events)
+
+
+def build_into(
+    folder: Path, spec: CompileSpec, tree: Path, environment: Environment, events: list[Event] | None = None
+) -> CompileResult:
+    """The same with wheel and log in a folder, where several trees lie side by side."""
     return compile_wheel(
         spec,
         tree=tree,
         environment=environment,
-        dist=tree.parent / "dist",
-        log=tree.parent / "log",
+        dist=folder / "dist",
+        log=folder / "log",
         environ=os.environ,
         emit=(lambda e: None) if events is None else events.append,
     )

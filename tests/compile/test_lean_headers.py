@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from compile_helpers import build_into
 
 from vllm_builder.errors import CompileFailed, CompilerKilled
 from vllm_builder.events import Event, Note
 from vllm_builder.resources import shipped
-from vllm_builder.stages.compile import compile_wheel
 from vllm_builder.stages.compile.configure import configure
 from vllm_builder.stages.compile.leanheaders import include_option
 from vllm_builder.stages.compile.model import Compiler, CompileResult, CompileSpec
@@ -64,15 +64,7 @@ def lean_tree(make_tree: MakeTree) -> MakeTree:
 def build(
     spec: CompileSpec, tree: Path, environment: Environment, events: list[Event] | None = None
 ) -> CompileResult:
-    return compile_wheel(
-        spec,
-        tree=tree,
-        environment=environment,
-        dist=tree.parent / f"dist {tree.name}",
-        log=tree.parent / f"{tree.name}.log",
-        environ=os.environ,
-        emit=(lambda e: None) if events is None else events.append,
-    )
+    return build_into(tree.with_name(f"out {tree.name}"), spec, tree, environment, events)
 
 
 def objects(tree: Path) -> dict[str, bytes]:
@@ -118,7 +110,7 @@ def test_an_error_that_upstream_has_too_is_shown_as_upstream_shows_it(
     tree = lean_tree(unit_0="#include <torch/all.h>\nint f() {{ return nn::layers() + absent; }}\n")
     with pytest.raises(CompileFailed) as failed:
         build(spec, tree, environment)
-    log = (tree.parent / "tree.log").read_text()
+    log = (tree.parent / "out tree/log").read_text()
     assert "absent" in f"{failed.value.what} {failed.value.why}"
     assert "csrc/unit_0.cpp" in f"{failed.value.what} {failed.value.why} {failed.value.details}"
     assert re.search(r"error: .*absent", log)

@@ -81,6 +81,19 @@ def test_a_damaged_entry_is_none(tmp_path: Path) -> None:
         assert kept.get(key) is None
 
 
+def test_no_changed_byte_gives_another_content(tmp_path: Path) -> None:
+    kept = Kept(tmp_path)
+    files = {"a": b"one", "b": b"two more"}
+    key = digest("kind", b"text")
+    kept.put(key, files)
+    [path] = tmp_path.glob("??/*")
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        for bit in range(8):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :])
+            assert kept.get(key) in (None, files)
+
+
 def test_parts_of_a_digest_do_not_run_into_each_other() -> None:
     assert len({digest("ab", "c"), digest("a", "bc"), digest("abc"), digest(b"ab", b"c")}) == 4
 
@@ -169,13 +182,23 @@ def test_a_prefix_of_the_persons_own_stays(tmp_path: Path) -> None:
     mine = {"PATH": "/bin", "CCACHE_PREFIX": "distcc"}
     splitting.split(wanted, mine, tree=tmp_path, state=tmp_path / "state")
     assert mine == {"PATH": "/bin", "CCACHE_PREFIX": "distcc"}
+    assert splitting.prefix_of_others(mine) == "distcc"
+    ours = {"PATH": "/bin"}
+    splitting.split(wanted, ours, tree=tmp_path, state=tmp_path / "state")
+    assert splitting.prefix_of_others(ours) == ""
 
 
 def test_answers_are_summed(tmp_path: Path) -> None:
     calls = [
         {"left": "", "hits": 3, "misses": 2, "made": ["cicc", "ptxas"]},
-        {"left": "Unfamiliar", "hits": 0, "misses": 0, "made": []},
+        *[{"left": why, "hits": 0, "misses": 0, "made": []} for why in ("one", "two", "two")],
+        {"left": "", "hits": 1, "misses": 0, "made": []},
     ]
-    (tmp_path / "passes.jsonl").write_text("".join(json.dumps(call) + "\n" for call in calls))
-    assert splitting.answers(tmp_path) == {"passes_hits": 3, "passes_misses": 2, "not_split": 1}
-    assert set(splitting.answers(tmp_path / "none").values()) == {0}
+    lines = [json.dumps(call) + "\n" for call in calls]
+    # A line that was cut short counts nothing, and hides none of the others.
+    (tmp_path / "passes.jsonl").write_text("".join([lines[0], '{"left": "", "hi\n', *lines[1:]]))
+    counts, why = splitting.answers(tmp_path)
+    assert counts == {"passes_hits": 4, "passes_misses": 2, "not_split": 3}
+    assert why == "two"
+    counts, why = splitting.answers(tmp_path / "none")
+    assert (set(counts.values()), why) == ({0}, "")

@@ -69,7 +69,7 @@ def list_(cache_dir: str | None, json_: bool) -> None:
             r.wheel.filename,
         )
     screen.console(width=200).print(table if entries else "The store is empty.")
-    _listlayers_of([e for e in layers if isinstance(e, Entry)])
+    _list_layers([e for e in layers if isinstance(e, Entry)])
 
 
 def layers_of(where: Cache) -> Store:
@@ -85,7 +85,7 @@ def _layer_dict(entry: Entry) -> dict[str, object]:
     return facts | {"kind": "native"}
 
 
-def _listlayers_of(layers: list[Entry]) -> None:
+def _list_layers(layers: list[Entry]) -> None:
     from rich.table import Table
 
     if not layers:

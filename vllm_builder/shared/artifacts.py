@@ -54,6 +54,8 @@ def fetch(remote: Remote, kind: Kind, digest: str, store: Store, *, emit: Emit =
     try:
         record, pieces = _read(found, kind, digest)
         if record is None:
+            said = f"The {_TITLES[kind]} {digest[:12]} in {remote.shown} is of another version of vllm-builder: not taken."
+            emit(Note(stage="store", message=said))
             return None
         folder = scratch.new(store.root, digest)
         path = folder / record.wheel.filename

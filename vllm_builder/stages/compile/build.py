@@ -100,6 +100,8 @@ def compile_wheel(
         reproducible.arrange(spec, env, tree=tree, environment=environment)
         pack.forget(tree, state)
         stats = compilercache.arrange(spec, env, tree=tree, state=state, remote_storage=remote_storage or "")
+        if spec.passes_dir and (prefix := splitting.prefix_of_others(env)):
+            emit(note(f"CCACHE_PREFIX is {prefix}: nvcc is called as a whole, not pass by pass.", "warning"))
         stats_offset = stats.stat().st_size if stats is not None and stats.exists() else 0
         totals = compilercache.sccache_totals(env) if spec.compiler_cache == "sccache" else {}
         calls = Calls(state, pack.places(spec, tree, environment))
@@ -160,7 +162,15 @@ def compile_wheel(
         recorded = ninja.finished_edges(ninja.logs(tree))
         answers = _answers(spec, stats, stats_offset, totals, env)
         if spec.passes_dir:
-            answers |= splitting.answers(state)
+            counts, why = splitting.answers(state)
+            answers |= counts
+            if left := counts["not_split"]:
+                calls_of_nvcc = "1 call of nvcc was" if left == 1 else f"{left} calls of nvcc were"
+                emit(
+                    note(
+                        f"{calls_of_nvcc} not split into passes ({why[:200]}): a change costs the whole unit."
+                    )
+                )
             splitting.trim(Path(spec.passes_dir))
         final = copy_out(wheel, dist, fresh)
     return CompileResult(

@@ -8,6 +8,8 @@ import os
 import shlex
 import sys
 import tomllib
+from collections import Counter
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -98,16 +100,32 @@ def split(spec: CompileSpec, env: dict[str, str], *, tree: Path, state: Path) ->
     env["VLLM_BUILDER_PASSES_LOG"] = str(log)
 
 
-def answers(state: Path) -> dict[str, int]:
-    """What the passes of this build were: taken, made, and calls of nvcc as a whole that were not split."""
+def prefix_of_others(env: Mapping[str, str]) -> str:
+    """What stands between ccache and compilers in our place, after :func:`split`; empty where nothing does."""
+    found = env.get("CCACHE_PREFIX", _NAME)
+    return "" if found == _NAME else found
+
+
+def answers(state: Path) -> tuple[dict[str, int], str]:
+    """What the passes of this build were: taken, made, and calls of nvcc as a whole that were not split.
+
+    Returns:
+        The counts, and the most frequent reason of the last; empty where there is none.
+    """
     counts = {"passes_hits": 0, "passes_misses": 0, "not_split": 0}
-    with contextlib.suppress(OSError, ValueError):
-        for line in (state / _LOG).read_text().splitlines():
+    reasons: Counter[str] = Counter()
+    lines: list[str] = []
+    with contextlib.suppress(OSError):
+        lines = (state / _LOG).read_text("utf-8", "replace").splitlines()
+    for line in lines:
+        # A full disk may cut a line short.
+        with contextlib.suppress(ValueError, KeyError, TypeError):
             call = json.loads(line)
             counts["passes_hits"] += call["hits"]
             counts["passes_misses"] += call["misses"]
-            counts["not_split"] += bool(call["left"])
-    return counts
+            reasons.update([call["left"]] if call["left"] else [])
+    counts["not_split"] = reasons.total()
+    return counts, reasons.most_common(1)[0][0] if reasons else ""
 
 
 def trim(folder: Path, limit: int = LIMIT) -> int:

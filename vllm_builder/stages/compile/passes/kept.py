@@ -13,8 +13,9 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-VERSION = "1"
+VERSION = "2"
 """Part of every digest: change it with whatever changes what is kept."""
+_HASH = hashlib.sha256().digest_size
 _MARK = re.compile(rb"\x01([mp])(\w+)@(\w*)\x01")
 _CCCL = re.compile(rb"\b(?:THRUST|CUB)_\d+$")
 
@@ -33,8 +34,10 @@ class Kept:
             path = self._path(key)
             raw = path.read_bytes()
             os.utime(path)
-            sizes, _, packed = raw.partition(b"\n")
-            data = zlib.decompress(packed)
+            # All of it is checked, the sizes too: wrong ones would move bytes from one file to the next.
+            if hashlib.sha256(raw[_HASH:]).digest() != raw[:_HASH]:
+                return None
+            sizes, _, data = zlib.decompress(raw[_HASH:]).partition(b"\n")
             out, at = {}, 0
             for name, size in json.loads(sizes).items():
                 out[name], at = data[at : at + size], at + size
@@ -45,13 +48,14 @@ class Kept:
     def put(self, key: str, files: Mapping[str, bytes]) -> None:
         path = self._path(key)
         head = json.dumps({name: len(data) for name, data in files.items()}).encode()
+        packed = zlib.compress(b"\n".join((head, b"".join(files.values()))), 1)
         # A full disk keeps nothing; the compilation goes on.
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, half = tempfile.mkstemp(dir=path.parent, prefix="half-")
             try:
                 with os.fdopen(handle, "wb") as file:
-                    file.write(head + b"\n" + zlib.compress(b"".join(files.values()), 1))
+                    file.write(hashlib.sha256(packed).digest() + packed)
                 os.replace(half, path)  # noqa: PTH105
             except OSError:
                 os.unlink(half)  # noqa: PTH108
