@@ -18,9 +18,11 @@ from vllm_builder.stages.compile import buildfile, packing
 from vllm_builder.stages.compile.packing import GIB, Unit
 from vllm_builder.stages.environment.model import Environment
 
-HEAD = """\
+# Where ninja was ended, for a test that failed perhaps, nobody tells a command to end.
+WAIT = "while [ ! -e $out.go ] && kill -0 $$PPID; do sleep 0.005; done"
+HEAD = f"""\
 rule CXX_COMPILER__x
-  command = echo $out >> started; until [ -e $out.go ]; do sleep 0.005; done; touch $out
+  command = echo $out >> started; {WAIT}; touch $out
   description = Building CXX object $out
 
 rule link
@@ -108,8 +110,21 @@ def test_the_model_starts_what_ninja_starts(
     real_waves(text, jobs, model, times, tmp_path, environment.bin / "ninja")
 
 
+def test_no_command_outlives_its_ninja(tmp_path: Path, environment: Environment) -> None:
+    (tmp_path / "build.ninja").write_text(f"{HEAD}build u0.o: CXX_COMPILER__x\n")
+    process = subprocess.Popen([environment.bin / "ninja"], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    assert started_when(tmp_path, 1) == ["u0.o"]
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    # It ends, and so writes what it waits with.
+    while not (tmp_path / "u0.o").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert (tmp_path / "u0.o").exists()
+
+
 def test_one_job_runs_in_the_models_order(tmp_path: Path, environment: Environment) -> None:
-    text = graph(7).replace("until [ -e $out.go ]; do sleep 0.005; done", ":")
+    text = graph(7).replace(WAIT, ":")
     (tmp_path / "build.ninja").write_text(text)
     for n in range(14):
         (tmp_path / f"u{n}.cpp").touch()
