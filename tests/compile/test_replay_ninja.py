@@ -19,7 +19,7 @@ from vllm_builder.stages.compile.packing import GIB, Unit
 from vllm_builder.stages.environment.model import Environment
 
 # Where ninja was ended, for a test that failed perhaps, nobody tells a command to end.
-WAIT = "while [ ! -e $out.go ] && kill -0 $$PPID; do sleep 0.005; done"
+WAIT = "while [ ! -e $out.go ] && kill -0 $$PPID 2>/dev/null; do sleep 0.005; done"
 HEAD = f"""\
 rule CXX_COMPILER__x
   command = echo $out >> started; {WAIT}; touch $out
