@@ -14,12 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
 from vllm_builder.stages.environment.model import Environment
 
 # Started in the background by a shell, tests would hand down that Ctrl-C is ignored, and some send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# How long an example takes says how busy the machine is: compilers run beside most tests.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 class BuildsInOneProcess(LoadScopeScheduling):
