@@ -30,8 +30,13 @@ TORCH = {
     "torch/types.h": "#pragma once\nnamespace torch { struct Tensor { int size; }; }\n",
     "torch/library.h": "#pragma once\n",
     "torch/version.h": "#pragma once\n",
-    "ATen/ATen.h": "#pragma once\n",
+    "ATen/ATen.h": "#pragma once\n#include <ATen/Functions.h>\n",
+    "ATen/Functions.h": "#pragma once\n",
+    "ATen/core/Tensor.h": "#pragma once\n",
     "ATen/Parallel.h": "#pragma once\n",
+} | {
+    f"ATen/ops/{name}.h": "#pragma once\n"
+    for name in re.findall(r"<ATen/ops/(\w+)\.h>", (shipped("patches") / "lean-headers.toml").read_text())
 }
 PLAIN = "#include <torch/all.h>\nint {name}(torch::Tensor t) {{ return t.size; }}\n"
 MORE = "#include <torch/all.h>\nint {name}(torch::Tensor t) {{ return t.size * nn::layers(); }}\n"
@@ -54,7 +59,7 @@ def lean_tree(make_tree: MakeTree) -> MakeTree:
         if patched:
             sets = {"lean-headers": load([shipped("patches")])["lean-headers"]}
             chosen = select(sets, release="0.9.2", device="cpu", facts={"torch": "2.9.1"})
-            assert len(chosen.steps) == 3
+            assert len(chosen.steps) == 4
             apply(chosen, tree)
         return tree
 
