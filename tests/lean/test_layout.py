@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from vllm_builder.errors import BuilderError
 from vllm_builder.lean import code
 
 Compile = Callable[..., code.Code]
@@ -72,6 +73,36 @@ def test_a_local_variable_is_its_name(compiled: Compile, way: str) -> None:
     assert code.differences(compiled(unit(BEFORE, mine, code_=uses.replace("mine", "mine+8"))), here) == [
         "f differs"
     ]
+
+
+def test_an_instruction_is_as_long_as_the_assembler_made_it(compiled: Compile) -> None:
+    """Also of extensions that few programs know: what follows is still found."""
+    mine, other = (f".type {n},@object\n.size {n},4\n{n}: .long 1\n" for n in ("mine", "other"))
+    for special in ("tilerelease", "vcvtneps2bf16 %zmm1,%ymm3", "vpdpbusd %ymm1,%ymm2,%ymm3"):
+        uses = f"{special}\ncmpb $5,{{}}(%rip)"
+        here = compiled(unit(mine, other, code_=uses.format("mine")))
+        assert code.differences(compiled(unit(BEFORE, mine, other, code_=uses.format("mine"))), here) == []
+        there = compiled(unit(BEFORE, mine, other, code_=uses.format("other")))
+        assert code.differences(there, here) == ["f differs"]
+
+
+def test_a_place_outside_of_everything_keeps_its_distance(compiled: Compile) -> None:
+    mine = ".type mine,@object\n.size mine,16\nmine: .quad 1, 2\n"
+    here = compiled(unit(mine, code_="leaq 32+mine(%rip),%rax"))
+    assert code.differences(compiled(unit(mine, code_="leaq 400+mine(%rip),%rax")), here) == ["f differs"]
+
+
+def test_more_or_fewer_zeros_are_another_constant(compiled: Compile) -> None:
+    here = compiled(unit(".LC0: .quad 1, 0, 0\n", code_="leaq .LC0(%rip),%rax"))
+    assert code.differences(compiled(unit(".LC0: .quad 1\n", code_="leaq .LC0(%rip),%rax")), here) == [
+        "f differs"
+    ]
+
+
+def test_what_holds_no_code_is_refused(compiled: Compile) -> None:
+    with pytest.raises(BuilderError, match="cannot be read") as caught:
+        compiled("int f() { return 1; }", "-flto", kind="c++")
+    assert "-flto" in caught.value.why
 
 
 SWITCH = """

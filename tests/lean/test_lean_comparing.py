@@ -29,6 +29,7 @@ TENSOR = """
 namespace at {
 struct Tensor { std::shared_ptr<std::string> data; int size; };
 inline int numel(const Tensor& t) { return t.data ? t.size * 3 : 0; }
+struct E { int b; };
 template <class T> struct Name { static const char* get() { return "unknown"; } };
 }
 """
@@ -129,6 +130,53 @@ SILENT = {
         "#include <torch/all.h>\nnamespace outer { constexpr int kind = 1; }\n"
         "namespace outer::torch { int f() { return kind; } }\n",
         "namespace outer::torch { constexpr int kind = 7; }\n",
+    ),
+    "another type that is caught": (
+        "#include <torch/all.h>\nvoid g();\nstruct E { int a; };\nnamespace torch {\n"
+        "int f() { try { g(); } catch (E&) { return 1; } return 0; }\n"
+        "int h() { try { g(); } catch (at::E&) { return 1; } catch (::E&) { return 2; } return 0; }\n}\n",
+        "#include <ATen/ATen.h>\nnamespace torch { using at::E; }\n",
+    ),
+    "a function that may throw": (
+        "#include <torch/all.h>\nvoid g();\nbool quiet(...) noexcept;\n"
+        "int other() noexcept { g(); return 2; }\nint f() noexcept(noexcept(quiet(1))) { g(); return 1; }\n",
+        "bool quiet(int);\n",
+    ),
+    "a number while the library is loaded": (
+        "#include <torch/all.h>\nint g(int);\nnamespace outer { constexpr int kind = 1; }\n"
+        "namespace outer::torch { int value = g(kind); }\n",
+        "namespace outer::torch { constexpr int kind = 7; }\n",
+    ),
+    "another function that is inlined while the library is loaded": (
+        "#include <torch/all.h>\nvoid g(int);\nnamespace outer { inline void make(int a) { g(a); } }\n"
+        "namespace outer::torch { struct Q { Q() { make(4); } } q; }\n",
+        "extern void g(int); namespace outer::torch { inline void make(int a) { g(a + 1); } }\n",
+    ),
+    "a registration that is lost": (
+        "#include <torch/all.h>\nnamespace outer { struct R {}; }\n"
+        "namespace outer::torch { static R r; R* use() { return &r; } }\n",
+        "void reg(int); namespace outer::torch { struct R { R() { reg(1); } }; }\n",
+    ),
+    "arithmetic by a pragma": (
+        "#include <torch/all.h>\nfloat f(float* a) { float s = 0; for (int i = 0; i < 64; i++) s += a[i]; return s; }\n",
+        '#pragma GCC optimize("fast-math")\n',
+    ),
+    "visibility by a pragma": (
+        "#include <torch/all.h>\nint f() { return 1; }\n",
+        "#pragma GCC visibility push(hidden)\n",
+    ),
+    "the visibility of a function": (
+        "#include <torch/all.h>\nint f() { return 1; }\n",
+        '__attribute__((visibility("hidden"))) int f();\n',
+    ),
+    "a function that may be missing": (
+        "#include <torch/all.h>\nextern int g();\nint f() { return g(); }\n",
+        "extern int g() __attribute__((weak));\n",
+    ),
+    "an alignment": (
+        "#include <torch/all.h>\nnamespace outer { constexpr int kind = 16; }\n"
+        "namespace outer::torch { alignas(kind) char buffer[128]; char* f() { return buffer; } }\n",
+        "namespace outer::torch { constexpr int kind = 64; }\n",
     ),
     "an inline definition that only the left-out header holds": (
         "#include <torch/all.h>\nint late(int);\nint f() { return late(2); }\n",

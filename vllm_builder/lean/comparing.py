@@ -50,8 +50,9 @@ def prove_unit(unit: Unit, room: Path, environ: Mapping[str, str]) -> UnitProof:
     inlined: list[str] = []
     if apart and found:
         found += apart
-    elif apart:
-        # Without optimisation a function's code depends on nothing but what it says and on what that means.
+    elif apart or lean_code.initialisers or full_code.initialisers:
+        # Without optimisation a function's code depends on nothing but what it says and on what that means. What runs
+        # when the library is loaded is a list that a header may lengthen, and can be read only where nothing is inlined.
         for way in (True, False):
             command = unit.unoptimised(_folder(room, lean=way), environ, lean=way)
             done = run(command, unit.directory, environ)

@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vllm_builder.lean.instructions import Instruction, instructions
 from vllm_builder.lean.names import settled
 
 if TYPE_CHECKING:
@@ -25,6 +27,9 @@ _PC_RELATIVE = {"EM_X86_64": {2, 4, 9, 19, 20, 22, 26, 34, 41, 42}}
 """Relocations to 32 bits of distance, from R_X86_64_PC32 to R_X86_64_REX_GOTPCRELX (System V ABI, AMD64, table 4.9)."""
 
 
+_UNWINDING, _HANDLERS = ".eh_frame", ".gcc_except_table"
+
+
 class Relocation(NamedTuple):
     at: int
     kind: int
@@ -33,12 +38,17 @@ class Relocation(NamedTuple):
 
 
 class Layout:
-    """One object's sections, names and relocations (with addends)."""
+    """One object's sections, names and relocations (with addends).
 
-    def __init__(self, elf: ELFFile, table: SymbolTableSection, module: str) -> None:
+    Raises:
+        BuilderError: binutils' objdump is not there.
+    """
+
+    def __init__(self, elf: ELFFile, table: SymbolTableSection, path: Path, module: str) -> None:
         from elftools.elf.relocation import RelocationSection
 
         self._table: Any = table
+        self._path = path
         self._module = module
         self._machine = str(elf["e_machine"])
         self._sections: list[Any] = list(elf.iter_sections())
@@ -60,22 +70,72 @@ class Layout:
         for places in self._named.values():
             places.sort()
         self._data: dict[int, bytes] = {}
-        self._ends: dict[int, dict[int, int]] = {}
+        self._instructions: dict[int, list[Instruction]] | None = None
         self._cuts: dict[int, list[int]] | None = None
         self._contents: dict[tuple[int, int], str] = {}
+        self._handlers = self._exception_tables()
 
     def hash(self, index: int, start: int, size: int, kind: str) -> str:
-        """Of a function's or variable's bytes and references."""
+        """Of a function's or variable's bytes and references, and of the exceptions that it catches."""
         section = self._sections[index]
         body = b"" if section["sh_type"] == "SHT_NOBITS" else self._bytes(index)[start : start + size]
-        told = repr((kind, size, section["sh_flags"], sorted(self.references(index, start, size))))
-        return hashlib.sha256(body + told.encode()).hexdigest()
+        caught = []
+        for table, first, end in self._handlers.get((index, start), []):
+            caught.append((self._bytes(table)[first:end], self.references(table, first, end - first)))
+        # Where it has a section for itself (named .data.name), how that is aligned is its own matter.
+        alone = start == 0 and size == section["sh_size"] and section.name.rfind(".") > 0
+        aligned = section["sh_addralign"] if alone else 0
+        told = (kind, size, section["sh_flags"], aligned, sorted(self.references(index, start, size)), caught)
+        return hashlib.sha256(body + repr(told).encode()).hexdigest()
+
+    def steps(self, index: int, start: int, size: int) -> list[tuple[str, ...]]:
+        """What a function refers to, in order, each after the instructions since the last jump or call."""
+        found = []
+        waiting = list(self._within(index, start, start + size))[::-1]
+        since: list[str] = []
+        code = self._code(index)
+        for here, following in zip(code, [*code[1:], None], strict=True):
+            if not start <= here.at < start + size:
+                continue
+            since.append(here.meaning)
+            end = following.at if following else start + size
+            while waiting and waiting[-1].at < end:
+                relocation = waiting.pop()
+                found.append((*since, str(relocation.kind), self._target(index, relocation)))
+            if here.jumps:
+                since = []
+        return found
 
     def references(self, index: int, start: int, size: int) -> list[tuple[int, int, str]]:
         """Place, kind and target of the relocations in a range, in order."""
         found = []
         for relocation in self._within(index, start, start + size):
             found.append((relocation.at - start, relocation.kind, self._target(index, relocation)))
+        return found
+
+    def _exception_tables(self) -> dict[tuple[int, int], list[tuple[int, int, int]]]:
+        """Section and offset of a function -> where its table of caught exceptions begins and ends.
+
+        The unwinding tables have them side by side: each entry names its function, then that function's table.
+        """
+        pairs, function = [], (0, 0)
+        for index, relocations in self._relocations.items():
+            for relocation in relocations if self._sections[index].name == _UNWINDING else ():
+                symbol = self._table.get_symbol(relocation.symbol)
+                where, at = symbol["st_shndx"], symbol["st_value"] + relocation.addend
+                if not isinstance(where, int) or where >= len(self._sections):
+                    continue
+                if self._sections[where]["sh_flags"] & _CODE:
+                    function = (where, at)
+                elif self._sections[where].name.startswith(_HANDLERS):
+                    pairs.append((function, (where, at)))
+        starts = sorted({place for _, place in pairs})
+        found: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
+        for function, (table, first) in pairs:
+            following = bisect_right(starts, (table, first))
+            last = following == len(starts) or starts[following][0] != table
+            end = self._sections[table]["sh_size"] if last else starts[following][1]
+            found.setdefault(function, []).append((table, first, end))
         return found
 
     def _within(self, index: int, start: int, end: int) -> Iterator[Relocation]:
@@ -102,8 +162,8 @@ class Layout:
             # Between functions there is nothing that could be meant; after a variable there may be a constant.
             if flags & _CODE or start == at or at < start + size:
                 return f"{name}+{at - start}{rest:+d}"
-        name = settled(section.name, self._module)
-        return f"{name} {self._content(where, at)}{rest:+d}"
+        outside = "" if 0 <= at < section["sh_size"] else f"{at:+d}"
+        return f"{settled(section.name, self._module)} {self._content(where, at)}{outside}{rest:+d}"
 
     def _place(self, index: int, relocation: Relocation) -> tuple[int, int, int] | None:
         """Section, offset and what is added of a place that is not told by a name that others share."""
@@ -127,32 +187,29 @@ class Layout:
             starts = self._starts().get(index, [])
             before = bisect_right(starts, relocation.at) - 1
             return starts[before] - relocation.at if before >= 0 else 0
-        if index not in self._ends:
-            self._ends[index] = dict(self._instructions(index))
-        return self._ends[index].get(relocation.at, 4)
+        code = self._code(index)
+        if not code:
+            raise ValueError(f"objdump shows no instructions of {self._sections[index].name}")
+        following = bisect_right(code, relocation.at, key=lambda one: one.at)
+        end = code[following].at if following < len(code) else self._sections[index]["sh_size"]
+        return int(end) - relocation.at
 
-    def _instructions(self, index: int) -> Iterator[tuple[int, int]]:
-        """Each relocation of a section with code -> bytes to the end of the instruction that it is in."""
-        from capstone import CS_ARCH_X86, CS_MODE_64, Cs
-
-        decoder = Cs(CS_ARCH_X86, CS_MODE_64)
-        data = self._bytes(index)
-        for start, size, _ in self._named.get(index, []):
-            waiting = [r.at for r in self._within(index, start, start + size)]
-            if not waiting:
-                continue
-            waiting.reverse()
-            for address, length, _, _ in decoder.disasm_lite(data[start : start + size], start):
-                while waiting and waiting[-1] < address + length:
-                    at = waiting.pop()
-                    yield at, address + length - at
-                if not waiting:
-                    break
+    def _code(self, index: int) -> list[Instruction]:
+        if self._instructions is None:
+            # Sections may share a name; both lists are in the order of the file.
+            read: dict[str, list[list[Instruction]]] = {}
+            for name, found in instructions(self._path):
+                read.setdefault(name, []).append(found)
+            self._instructions = {}
+            for number, section in enumerate(self._sections):
+                if section["sh_flags"] & _CODE and section["sh_size"] and read.get(section.name):
+                    self._instructions[number] = read[section.name].pop(0)
+        return self._instructions.get(index, [])
 
     def _content(self, index: int, place: int) -> str:
         """Hash of what lies between a place without a name and the next one that anything refers to.
 
-        Without zeros at its end, which may be there for the sake of what follows. Empty for device code, in which
+        Without zeros at its end that may be there for the sake of what follows. Empty for device code, in which
         names are that :func:`settled` cannot mend: PTX stands for it.
         """
         if (index, place) not in self._contents:
@@ -164,7 +221,8 @@ class Layout:
                 end = cuts[following] if following < len(cuts) else section["sh_size"]
                 body = b"" if section["sh_type"] == "SHT_NOBITS" else self._bytes(index)[max(place, 0) : end]
                 told = repr((place < 0, section["sh_flags"], self.references(index, place, end - place)))
-                self._contents[index, place] = hashlib.sha256(body.rstrip(b"\0") + told.encode()).hexdigest()
+                kept = max(len(body.rstrip(b"\0")), len(body) - max(0, section["sh_addralign"] - 1))
+                self._contents[index, place] = hashlib.sha256(body[:kept] + told.encode()).hexdigest()
         return self._contents[index, place]
 
     def _starts(self) -> dict[int, list[int]]:
@@ -177,7 +235,7 @@ class Layout:
                 found: dict[int, set[int]] = {}
                 for index, relocations in self._relocations.items():
                     section = self._sections[index]
-                    if section["sh_flags"] & (_ALLOC | _CODE) == wanted and section.name != ".eh_frame":
+                    if section["sh_flags"] & (_ALLOC | _CODE) == wanted and section.name != _UNWINDING:
                         places = [self._place(index, relocation) for relocation in relocations]
                         for where, at, _ in filter(None, places):
                             found.setdefault(where, set()).add(at)

@@ -12,6 +12,12 @@ from collections.abc import Iterable
 from pathlib import PurePath
 
 _SYSTEM = re.compile(r"^/usr/(?:local/)?include/")
+_PUSHES = re.compile(r"#pragma\s+(?:GCC\s+(?:push_options|visibility\s+push)|pack\s*\(\s*push)")
+_POPS = re.compile(r"#pragma\s+(?:GCC\s+(?:pop_options|visibility\s+pop)|pack\s*\(\s*pop)")
+_SETS_OPTIONS = re.compile(r"#pragma\s+GCC\s+(?:optimize|target|reset_options)\b")
+_SETS = re.compile(
+    r"#pragma\s+(?:pack\s*\((?!\s*push)|STDC\b|weak\b|redefine_extname\b|omp\s+(?:begin\s+)?declare\s+target)"
+)
 _MARKER = re.compile(r'^# (\d+) "((?:[^"\\]|\\.)*)"')
 
 
@@ -28,6 +34,31 @@ def by_file(lines: Iterable[str]) -> dict[str, list[str]]:
         elif text := line.strip():
             here.append(text)
     return found
+
+
+def lasting_pragmas(lines: Iterable[str]) -> list[str]:
+    """Pragmas of a file's text that hold beyond it, and so for code that comes after it."""
+    found: list[str] = []
+    waiting: dict[str, list[str]] = {}
+    for line in lines:
+        if not line.startswith("#pragma"):
+            continue
+        if match := _PUSHES.match(line):
+            waiting.setdefault(_kind(match), []).append(line)
+        elif match := _POPS.match(line):
+            if kept := waiting.get(_kind(match)):
+                kept.pop()
+            else:
+                found.append(line)
+        elif _SETS_OPTIONS.match(line) and waiting.get("options"):
+            continue
+        elif _SETS_OPTIONS.match(line) or _SETS.match(line):
+            found.append(line)
+    return found + [line for kept in waiting.values() for line in kept]
+
+
+def _kind(match: re.Match[str]) -> str:
+    return next(word for word in ("options", "visibility", "pack") if word in match[0])
 
 
 def differences(lean: Iterable[str], full: Iterable[str], *, stands_in: str) -> list[str]:
@@ -57,6 +88,11 @@ def differences(lean: Iterable[str], full: Iterable[str], *, stands_in: str) -> 
         what = f"reads otherwise: {place[:120]}" if name in all_ else "is not included by the full unit"
         own = " (a lean header)" if name.startswith(stands_in) else ""
         found.append(f"{name}{own} {what}")
+    for name, lines in all_.items():
+        if name not in some:
+            found += [
+                f"{name} is left out, and not what it asks for: {pragma}" for pragma in lasting_pragmas(lines)
+            ]
     return found
 
 
