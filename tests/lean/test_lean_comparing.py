@@ -199,6 +199,18 @@ def test_a_lean_header_may_not_say_anything_itself(prove: Prove) -> None:
     assert any("lean header" in line for line in proof.differences)
 
 
+def test_of_two_copies_of_a_header_the_first_one_counts(prove: Prove) -> None:
+    """As torch 2.11 has python_stub.h twice: a compiler reads one of the copies, whichever it meets first."""
+    stub = "#pragma once\nstruct object;\n"
+    proof = prove(
+        USUAL,
+        "#include <torch/stub.h>\n#include <ATen/stub.h>\n",
+        lean="#include <ATen/stub.h>\n#include <ATen/ATen.h>\n",
+        files={"torch/torch/stub.h": stub, "torch/ATen/stub.h": stub},
+    )
+    assert (proof.verdict, proof.differences) == ("same", ())
+
+
 def test_what_other_objects_ask_for_must_stay(prove: Prove) -> None:
     proof = prove(USUAL, "int offered() { return 3; }\n")
     assert proof.verdict == "different"
