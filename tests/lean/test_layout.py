@@ -105,6 +105,14 @@ def test_what_holds_no_code_is_refused(compiled: Compile) -> None:
     assert "-flto" in caught.value.why
 
 
+def test_without_binutils_it_says_what_to_install(compiled: Compile, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled(unit(code_="nop"))
+    monkeypatch.setattr("vllm_builder.lean.instructions.OBJDUMP", "no-such-objdump")
+    with pytest.raises(BuilderError, match="objdump") as caught:
+        compiled(unit(".LC0: .quad 1\n", code_="leaq .LC0(%rip),%rax"))
+    assert "binutils" in caught.value.next
+
+
 SWITCH = """
 extern int a(); extern int b(); extern int c(); extern int d(); extern int e(); extern int g();
 {before}

@@ -251,6 +251,24 @@ def test_what_runs_when_the_library_is_loaded_may_only_become_less(prove: Prove)
     assert any("when the library is loaded" in line for line in proof.differences)
 
 
+@pytest.mark.parametrize(
+    ("lines", "lasting"),
+    [
+        (["#pragma GCC push_options", '#pragma GCC target("avx2")', "#pragma GCC pop_options"], []),
+        (['#pragma GCC target("avx2")', "#pragma GCC pop_options"], [0, 1]),
+        (["#pragma GCC push_options", '#pragma GCC optimize("O3")'], [0]),
+        (["#pragma GCC visibility push(default)", "int f();", "#pragma GCC visibility pop"], []),
+        (["#pragma GCC visibility push(hidden)"], [0]),
+        (["#pragma pack(push, 8)", "#pragma pack(pop)"], []),
+        (["#pragma pack(1)"], [0]),
+        (["#pragma STDC FP_CONTRACT ON"], [0]),
+        (["#pragma GCC diagnostic ignored", "#pragma once", "#pragma unroll"], []),
+    ],
+)
+def test_pragmas_that_hold_beyond_their_file(lines: list[str], lasting: list[int]) -> None:
+    assert sorted(text.lasting_pragmas(lines)) == sorted(lines[i] for i in lasting)
+
+
 def test_files_are_told_apart_in_preprocessed_text() -> None:
     full = ['# 1 "a.cpp"', "int a;", '# 1 "/t/b.h" 1', "int b;", "", '# 3 "a.cpp" 2', "int c;"]
     assert text.by_file(full) == {"a.cpp": ["int a;", "int c;"], "/t/b.h": ["int b;"]}

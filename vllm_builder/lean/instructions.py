@@ -9,9 +9,11 @@ from pathlib import Path
 
 from vllm_builder.errors import BuilderError
 
+OBJDUMP = "objdump"
 _SECTION = re.compile(r"^Disassembly of section (.*):$")
 _LINE = re.compile(r"^ *([0-9a-f]+):\t(.*)$")
 _FRAME = re.compile(r"-?(0x[0-9a-f]+)?\(%r[bs]p\)")
+_FRAME_SIZE = re.compile(r"(sub|add)q? +\$\w+,%rsp")
 _DISTANCE = re.compile(r"-?0x[0-9a-f]+\(%rip\)")
 
 
@@ -29,9 +31,7 @@ class Instruction:
     def meaning(self) -> str:
         """The text without what depends on where things lie: in the section, or in the frame of the function."""
         text = self.text.split("#")[0].split("<")[0].strip()
-        if self.jumps:
-            return text.split()[0]
-        if re.match(r"(sub|add)q? +\$\w+,%rsp", text):
+        if self.jumps or _FRAME_SIZE.match(text):
             return text.split()[0]
         return re.sub(r"\s+", " ", _DISTANCE.sub("(%rip)", _FRAME.sub("(frame)", text)))
 
@@ -42,7 +42,7 @@ def instructions(path: Path) -> list[tuple[str, list[Instruction]]]:
     Raises:
         BuilderError: binutils' objdump is not there, or cannot read the object.
     """
-    command = ["objdump", "-d", "-w", "--no-show-raw-insn", str(path)]
+    command = [OBJDUMP, "-d", "-w", "--no-show-raw-insn", str(path)]
     try:
         run = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     except OSError as error:

@@ -24,7 +24,9 @@ KINDS = {"STT_FUNC", "STT_OBJECT", "STT_TLS", "STT_GNU_IFUNC", "STT_LOOS", "STT_
 _ALLOC, _CODE, _MERGE, _STRINGS = 0x2, 0x4, 0x10, 0x20
 _DEVICE = ".nv_fatbin"
 _PC_RELATIVE = {"EM_X86_64": {2, 4, 9, 19, 20, 22, 26, 34, 41, 42}}
-"""Relocations to 32 bits of distance, from R_X86_64_PC32 to R_X86_64_REX_GOTPCRELX (System V ABI, AMD64, table 4.9)."""
+"""Relocations to 32 bits of distance, from R_X86_64_PC32 to R_X86_64_REX_GOTPCRELX (System V ABI, AMD64, table 4.9).
+
+Numbers, since pyelftools names only some of them."""
 
 
 _UNWINDING, _HANDLERS = ".eh_frame", ".gcc_except_table"
