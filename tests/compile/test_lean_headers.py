@@ -24,19 +24,64 @@ from vllm_builder.stages.patch.operations import paths_of
 MakeTree = Callable[..., Path]
 Wrapper = Callable[[str], Compiler]
 
-TORCH = {
+TORCH = dict.fromkeys(
+    # Torch's headers that the short ones name, with nothing in them but for these.
+    re.findall(r"#include <((?:ATen|c10|torch)/.*)>", (shipped("patches") / "lean-headers.toml").read_text()),
+    "#pragma once\n",
+) | {
+    "Python.h": "#pragma once\n",
     "torch/all.h": "#pragma once\n#include <torch/types.h>\n#include <torch/nn.h>\n",
     "torch/nn.h": "#pragma once\nnamespace nn { inline int layers() { return 4; } }\n",
-    "torch/types.h": "#pragma once\nnamespace torch { struct Tensor { int size; }; }\n",
-    "torch/library.h": "#pragma once\n",
-    "torch/version.h": "#pragma once\n",
-    "ATen/ATen.h": "#pragma once\n#include <ATen/Functions.h>\n",
-    "ATen/Functions.h": "#pragma once\n",
-    "ATen/core/Tensor.h": "#pragma once\n",
-    "ATen/Parallel.h": "#pragma once\n",
-} | {
-    f"ATen/ops/{name}.h": "#pragma once\n"
-    for name in re.findall(r"<ATen/ops/(\w+)\.h>", (shipped("patches") / "lean-headers.toml").read_text())
+    "torch/types.h": "#pragma once\n#include <ATen/ATen.h>\n#include <torch/library.h>\n"
+    "namespace torch { using namespace at; }\n",
+    "torch/library.h": "#pragma once\n#include <ATen/core/ivalue.h>\n#define TORCH_LIBRARY(N) int registered_##N()\n",
+    "ATen/ATen.h": "#pragma once\n#include <ATen/DeviceGuard.h>\n#include <ATen/Functions.h>\n"
+    "#include <ATen/core/ivalue.h>\n",
+    "ATen/core/ATen_fwd.h": "#pragma once\nnamespace at { template <class> class IListRef; }\n",
+    "ATen/core/Tensor.h": """#pragma once
+#include <ATen/core/ATen_fwd.h>
+#include <optional>
+namespace at {
+enum class ScalarType { one };
+constexpr ScalarType kByte{}, kChar{}, kShort{}, kInt{}, kLong{}, kHalf{}, kFloat{}, kDouble{};
+struct Device {};
+struct Tensor {
+  int size;
+  bool defined() const { return true; }
+  Device device() const { return {}; }
+};
+} // namespace at
+""",
+    "ATen/core/IListRef.h": """#pragma once
+namespace at { template <class> class IListRef { public: int many = 1; }; }
+#include <ATen/core/ivalue.h>
+""",
+    "ATen/core/ivalue.h": """#pragma once
+#include <ATen/core/Tensor.h>
+#include <ATen/core/IListRef.h>
+namespace c10 { struct IValue { at::IListRef<int> list; }; }
+""",
+    "ATen/DeviceGuard.h": """#pragma once
+#include <ATen/core/IListRef.h>
+namespace at {
+inline std::optional<Device> device_of(const Tensor& tensor) {
+  if (tensor.defined()) {
+    return tensor.device();
+  } else {
+    return std::nullopt;
+  }
+}
+inline std::optional<Device> device_of(const std::optional<Tensor>& tensor) {
+  return tensor.has_value() ? device_of(tensor.value()) : std::nullopt;
+}
+inline std::optional<Device> device_of(IListRef<int>) { return std::nullopt; }
+} // namespace at
+""",
+}
+SOURCES = {
+    "csrc/core/registration.h": "#pragma once\n\n#include <Python.h>\n\n#define REGISTER(N) TORCH_LIBRARY(N)\n",
+    "csrc/ops.h": "#pragma once\n\n#include <torch/library.h>\n\nint op(torch::Tensor);\n",
+    "csrc/core/scalar_type.hpp": "#pragma once\n\n#include <torch/library.h>\n",
 }
 PLAIN = "#include <torch/all.h>\nint {name}(torch::Tensor t) {{ return t.size; }}\n"
 MORE = "#include <torch/all.h>\nint {name}(torch::Tensor t) {{ return t.size * nn::layers(); }}\n"
@@ -51,6 +96,9 @@ def lean_tree(make_tree: MakeTree) -> MakeTree:
         for file, content in TORCH.items():
             (tree / "deps" / file).parent.mkdir(parents=True, exist_ok=True)
             (tree / "deps" / file).write_text(content)
+        for file, content in SOURCES.items():
+            (tree / file).parent.mkdir(parents=True, exist_ok=True)
+            (tree / file).write_text(content)
         for unit, source in sources.items():
             (tree / f"csrc/{unit}.cpp").write_text(source.format(name=unit))
         lists = tree / "CMakeLists.txt"
@@ -59,8 +107,8 @@ def lean_tree(make_tree: MakeTree) -> MakeTree:
         if patched:
             sets = {"lean-headers": load([shipped("patches")])["lean-headers"]}
             chosen = select(sets, release="0.9.2", device="cpu", facts={"torch": "2.9.1"})
-            assert len(chosen.steps) == 4
-            apply(chosen, tree)
+            report = apply(chosen, tree)
+            assert {entry.status for entry in report.entries} == {"changed"}
         return tree
 
     return make
@@ -74,6 +122,14 @@ def build(
 
 def objects(tree: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (tree / "build").rglob("*.cpp.o")}
+
+
+def headers_of(tree: Path, unit: str, environment: Environment) -> str:
+    """What ninja knows that the unit was compiled from."""
+    folder = next((tree / "build").glob("temp*"))
+    ninja = [str(environment.bin / "ninja"), "-t", "deps"]
+    told = subprocess.run(ninja, cwd=folder, capture_output=True, text=True, check=True).stdout
+    return next(part for part in told.split("\n\n") if f"{unit}." in part)
 
 
 @pytest.mark.parametrize("name", ["tree", "a tree"])
@@ -99,14 +155,43 @@ def test_only_what_needs_it_reads_torchs_own_header(
 ) -> None:
     tree = lean_tree(unit_0=PLAIN, unit_1=MORE)
     build(spec, tree, environment)
-    folder = next((tree / "build").glob("temp*"))
-    ninja = [str(environment.bin / "ninja"), "-t", "deps"]
-    told = subprocess.run(ninja, cwd=folder, capture_output=True, text=True, check=True).stdout
-    unit_0, unit_1 = (next(part for part in told.split("\n\n") if f"unit_{n}" in part) for n in (0, 1))
+    unit_0, unit_1 = (headers_of(tree, f"unit_{n}", environment) for n in (0, 1))
     assert "lean-headers/include/torch/all.h" in unit_0
     assert "nn.h" not in unit_0
     assert "lean-headers/include/torch/all.h" not in unit_1
     assert "nn.h" in unit_1
+
+
+REGISTERING = """#include <torch/all.h>
+#include "ops.h"
+#include "core/registration.h"
+REGISTER(one) {{ return op(torch::Tensor{{}}); }}
+int {name}(c10::IValue value) {{ return value.list.many; }}
+"""
+LISTING = "#include <torch/all.h>\nint {name}(const at::IListRef<int>& list) {{ return list.many; }}\n"
+GUARDING = """#include <torch/all.h>
+#include "ops.h"
+bool {name}(torch::Tensor tensor, std::optional<torch::Tensor> other) {{
+  return device_of(tensor).has_value() && device_of(other).has_value();
+}}
+"""
+
+
+def test_lists_and_the_registration_of_operators_come_to_those_who_name_them(
+    spec: CompileSpec, lean_tree: MakeTree, environment: Environment
+) -> None:
+    sources = {"unit_0": GUARDING, "unit_1": REGISTERING, "unit_2": LISTING}
+    tree = lean_tree(**sources)
+    result = build(spec, tree, environment)
+    # A list that is only declared is an error, not another meaning.
+    assert list(result.full_headers) == ["csrc/unit_2.cpp"]
+    read = {n: headers_of(tree, f"unit_{n}", environment) for n in range(3)}
+    assert [("deps/ATen/core/ivalue.h" in read[n], "deps/torch/nn.h" in read[n]) for n in range(3)] == [
+        *((False, False), (True, False), (True, True))
+    ]
+    upstream = lean_tree("upstream", patched=False, **sources)
+    build(spec, upstream, environment)
+    assert objects(tree) == objects(upstream)
 
 
 def test_an_error_that_upstream_has_too_is_shown_as_upstream_shows_it(

@@ -1,7 +1,8 @@
 """Which units were compiled with torch's own headers although the patch set ``lean-headers`` took part.
 
-The patch set puts a short ``torch/all.h`` first on the include path and a script in front of the compiler. Where a
-unit does not compile so, the script compiles it as upstream does and writes that down beside build.ninja.
+The patch set puts a short ``torch/all.h`` and a few more headers first on the include path and a script in front of
+the compiler. Where a unit does not compile so, the script compiles it as upstream does and writes that down beside
+build.ninja.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def full_headers(tree: Path) -> dict[str, str]:
 def foresee(spec: CompileSpec, tree: Path, environment: Environment) -> None:
     """Tell the script of units that are known to need more: trying them the lean way would take time for nothing.
 
-    Known is what an earlier build found, of the same source file, short header and torch. It changes no outcome: the
+    Known is what an earlier build found, of the same source file, short headers and torch. It changes no outcome: the
     unit would be compiled as upstream compiles it anyway.
     """
     place = tree / "build" / "vllm-builder" / "full-headers.tsv"
@@ -79,9 +80,12 @@ def learn(spec: CompileSpec, tree: Path, environment: Environment, found: Mappin
 def _file(spec: CompileSpec, tree: Path, environment: Environment) -> Path | None:
     if not spec.learned_dir:
         return None
-    header = schedule.content(tree / FOLDER / "include/torch/all.h")
+    folder = tree / FOLDER / "include"
+    headers = {
+        file.relative_to(folder).as_posix(): schedule.content(file) for file in sorted(folder.rglob("*.h"))
+    }
     torch = [schedule.content(folder / "torch/version.py") for folder in environment.site_packages]
-    return Path(spec.learned_dir) / f"full-headers-{digest([spec.device, header, torch])[:16]}.json"
+    return Path(spec.learned_dir) / f"full-headers-{digest([spec.device, headers, torch])[:16]}.json"
 
 
 def _read(spec: CompileSpec, tree: Path, environment: Environment) -> dict[str, tuple[str, str]]:
