@@ -279,6 +279,18 @@ def test_files_are_told_apart_in_preprocessed_text() -> None:
     assert text.differences(other, full, stands_in="/l") == ["a.cpp reads otherwise: int d;"]
 
 
+def test_a_lean_header_may_only_declare_what_the_header_of_its_name_declares() -> None:
+    full = ['# 1 "/t/torch/b.h"', "namespace at {", "int b;", "int c() {", "return 1;", "}", "}"]
+    lean = ['# 1 "/l/b.h"', "namespace at {", "int c() { return 1; }", "}"]
+    assert text.differences(lean, full, stands_in="/l") == []
+    other = [line.replace("return 1", "return 2") for line in lean]
+    assert text.differences(other, full, stands_in="/l") == [
+        "/l/b.h (a lean header) declares what /t/torch/b.h does not: namespace at { int c ( ) { return 2 ; }"
+    ]
+    elsewhere = ['# 1 "/l/torch/other.h"', *lean[1:]]
+    assert "is not included by the full unit" in text.differences(elsewhere, full, stands_in="/l")[0]
+
+
 def test_a_type_that_another_header_of_the_systems_declares_first() -> None:
     guarded = "typedef int pid_t;"
     full = ['# 1 "/usr/include/sched.h"', "int a;", '# 1 "/usr/include/types.h"', guarded, "int b;"]

@@ -1,7 +1,8 @@
 """What the preprocessor makes of a unit, file by file.
 
 If every file that takes part in the lean unit gives the very text that it gives in the full one, then no macro that
-a left-out header would have set was asked for, and the lean unit is the full one with whole files left out.
+a left-out header would have set was asked for, and the lean unit is the full one with whole files left out. A lean
+header may have declarations, if the header that it stands in front of has the same ones.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import PurePath
+
+from vllm_builder.lean.declarations import first_foreign
 
 _SYSTEM = re.compile(r"^/usr/(?:local/)?include/")
 _PUSHES = re.compile(r"#pragma\s+(?:GCC\s+(?:push_options|visibility\s+push)|pack\s*\(\s*push)")
@@ -67,7 +70,7 @@ def differences(lean: Iterable[str], full: Iterable[str], *, stands_in: str) -> 
     Args:
         lean: lines of preprocessed text.
         full: the same of the full unit.
-        stands_in: folder of the lean headers, which may have no text of their own.
+        stands_in: folder of the lean headers, each of which may only say what the header of its name says.
     """
     some, all_ = by_file(lean), by_file(full)
     found = []
@@ -88,6 +91,10 @@ def differences(lean: Iterable[str], full: Iterable[str], *, stands_in: str) -> 
         # C's headers share types (pid_t): the first one included declares it, and that may have been left out.
         if name in all_ and _SYSTEM.match(name) and came <= moved_out + elsewhere and went <= moved_in:
             continue
+        if name.startswith(f"{stands_in}/") and (own := _own(name, all_, stands_in)):
+            if foreign := first_foreign(text, all_[own]):
+                found.append(f"{name} (a lean header) declares what {own} does not: {foreign[:120]}")
+            continue
         place = next((t for t, o in zip(text, other, strict=False) if t != o), "")
         what = f"reads otherwise: {place[:120]}" if name in all_ else "is not included by the full unit"
         own = " (a lean header)" if name.startswith(stands_in) else ""
@@ -98,6 +105,12 @@ def differences(lean: Iterable[str], full: Iterable[str], *, stands_in: str) -> 
                 f"{name} is left out, and not what it asks for: {pragma}" for pragma in lasting_pragmas(lines)
             ]
     return found
+
+
+def _own(name: str, files: Iterable[str], stands_in: str) -> str:
+    """The header that a lean one stands in front of; empty where the full unit includes none of that name."""
+    ending = name.removeprefix(stands_in)
+    return next((file for file in files if file.endswith(ending) and not file.startswith(stands_in)), "")
 
 
 def uses(lines: Iterable[str], folder: str) -> bool:
