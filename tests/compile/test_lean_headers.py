@@ -34,7 +34,9 @@ TORCH = dict.fromkeys(
     "torch/nn.h": "#pragma once\nnamespace nn { inline int layers() { return 4; } }\n",
     "torch/types.h": "#pragma once\n#include <ATen/ATen.h>\n#include <torch/library.h>\n"
     "namespace torch { using namespace at; }\n",
-    "torch/library.h": "#pragma once\n#include <ATen/core/ivalue.h>\n#define TORCH_LIBRARY(N) int registered_##N()\n",
+    "ATen/TensorIndexing.h": "#pragma once\nnamespace at { struct TensorIndex {}; }\n",
+    "torch/library.h": "#pragma once\n#ifdef TORCH_TARGET_VERSION\n#error not here\n#endif\n"
+    "#include <ATen/core/ivalue.h>\n#define TORCH_LIBRARY(N) int registered_##N()\n",
     "ATen/ATen.h": "#pragma once\n#include <ATen/DeviceGuard.h>\n#include <ATen/Functions.h>\n"
     "#include <ATen/core/ivalue.h>\n",
     "ATen/core/ATen_fwd.h": "#pragma once\nnamespace at { template <class> class IListRef; }\n",
@@ -189,9 +191,21 @@ def test_lists_and_the_registration_of_operators_come_to_those_who_name_them(
     assert [("deps/ATen/core/ivalue.h" in read[n], "deps/torch/nn.h" in read[n]) for n in range(3)] == [
         *((False, False), (True, False), (True, True))
     ]
+    # Who has the values also has what tensor.index({i}) means: beside them a list would do for it.
+    assert ["ATen/TensorIndexing.h" in read[n] for n in range(2)] == [False, True]
     upstream = lean_tree("upstream", patched=False, **sources)
     build(spec, upstream, environment)
     assert objects(tree) == objects(upstream)
+
+
+def test_units_of_the_stable_abi_register_without_the_header_that_is_an_error_there(
+    spec: CompileSpec, lean_tree: MakeTree, environment: Environment
+) -> None:
+    stable = '#define TORCH_TARGET_VERSION 1\n#include "core/registration.h"\nint {name}() {{ return 1; }}\n'
+    tree = lean_tree(unit_0=stable)
+    assert build(spec, tree, environment).full_headers == {}
+    assert "torch/library.h" in (tree / "csrc/core/registration.h").read_text()
+    assert "torch/library.h" not in headers_of(tree, "unit_0", environment)
 
 
 def test_an_error_that_upstream_has_too_is_shown_as_upstream_shows_it(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,22 +27,47 @@ int two(int n = (1 + 2)) noexcept(noexcept(f())) { return n; }
 
 
 def test_declarations_are_told_with_the_namespaces_around_them() -> None:
+    at, c, inner = ("namespace at",), ('extern "C"',), ("namespace", "namespace b::c")
     assert list(declarations(FULL)) == [
+        ((), "namespace at"),
         (
-            ("namespace at",),
+            at,
             "inline int one ( const T& t ) { if ( t ) { return 1 ; } else { return f ( \"}\" , '}' ) ; } }",
         ),
-        (("namespace at",), "template <class T> struct S { int a ; void m ( ) { g ( ) ; } }"),
-        (("namespace at",), ";"),
-        (("namespace at",), "constexpr int A = 1, B[] = { 1, 2 }"),
-        (("namespace at",), ";"),
-        (('extern "C"',), "void c ( int ( *f ) ( int ) ) ;"),
-        (("namespace", "namespace b::c"), "using namespace at ;"),
-        (
-            ("namespace", "namespace b::c"),
-            "int two ( int n = ( 1 + 2 ) ) noexcept ( noexcept ( f ( ) ) ) { return n ; }",
-        ),
+        (at, "template <class T> struct S { int a ; void m ( ) { g ( ) ; } } ;"),
+        (at, "constexpr int A = 1 , B[] = { 1 , 2 } ;"),
+        ((), 'extern "C"'),
+        (c, "void c ( int ( *f ) ( int ) ) ;"),
+        ((), "namespace"),
+        (inner[:1], "namespace b::c"),
+        (inner, "using namespace at ;"),
+        (inner, "int two ( int n = ( 1 + 2 ) ) noexcept ( noexcept ( f ( ) ) ) { return n ; }"),
     ]
+
+
+PACKED = (
+    "#pragma pack(push, 1)\nstruct A { char a; int b; };\n#pragma pack(pop)\nstruct B { char a; int b; };"
+)
+
+
+@pytest.mark.parametrize(
+    ("some", "all_"),
+    [
+        ("struct A { char a; int b; };", PACKED.partition("struct B")[0]),
+        (PACKED.partition("\n")[2], PACKED),
+        ("struct A { int a; };", "struct A { int a; } __attribute__((packed));\nstruct B {};"),
+        ("inline A::A() : x{1} {}", "inline A::A() : x{1}, y{2} {}"),
+        ("constexpr auto v = S{1};", "constexpr auto v = S{1} + 1;\nstruct B {};"),
+        ("constexpr auto v = S(1){};", "constexpr auto v = S(1){} + 1;\nstruct B {};"),
+        ('extern "C" inline void f() {}', "inline void f() {}"),
+        ("namespacex f() {}", "x f() {}"),
+        ("namespace at {}", "int a;"),
+        ("auto f() { return [] { return 1; }; }", "auto f() { return [] { return 2; }; }"),
+    ],
+)
+def test_a_declaration_that_goes_on_is_not_taken_for_a_shorter_one(some: str, all_: str) -> None:
+    assert first_foreign(some.splitlines(), all_.splitlines()) != ""
+    assert first_foreign(all_.splitlines(), all_.splitlines()) == ""
 
 
 def test_a_part_of_the_declarations_is_not_foreign_however_it_is_laid_out() -> None:
@@ -83,7 +109,7 @@ DECLARED = st.sampled_from(
     [
         "int {0};",
         "void {0}(int a) {{ if (a) {{ g(); }} }}",
-        "struct {0} {{ char c = ';'; }}",
+        "struct {0} {{ char c = ';'; }};",
         "using {0} = int;",
     ]
 )

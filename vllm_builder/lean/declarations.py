@@ -6,47 +6,77 @@ import re
 from collections.abc import Iterable, Iterator
 
 Declaration = tuple[tuple[str, ...], str]
-"""The namespaces around it, outermost first, and its tokens with a space between them."""
+"""What holds around it (namespaces, ``#pragma pack(push, 1)``), outermost first, and its tokens with a space between."""
 
-_TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|[{}();]|[^\s"\'{}();]+|.')
-_OPENS = ("namespace", "inline namespace", 'extern "C"', 'extern "C++"')
+_TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|[{}();=,]|[^\s"\'{}();=,]+|.')
+_OPENS = re.compile(r'(inline )?namespace( [\w:]+)?|extern "C(\+\+)?"')
+_TYPE = re.compile(r"\b(struct|class|union|enum)\b")
 
 
 def declarations(lines: Iterable[str]) -> Iterator[Declaration]:
-    """Every declaration or definition outside functions and classes; a ``;`` behind a class is one by itself.
+    """Every declaration or definition outside functions and classes, pragmas and the opening of namespaces too.
 
-    Only brackets and quotes are looked at, so what does not close yields one last long declaration.
+    Only brackets, quotes and a few words are looked at. Where they do not tell whether a declaration has ended, it
+    goes on, so that two may come as one, but never one as two.
     """
     around: list[str] = []
+    pushed: list[str] = []
     words: list[str] = []
     braces = parentheses = 0
+    body = assigned = False
+
+    def ended() -> Declaration:
+        nonlocal words, braces, parentheses, body, assigned
+        done = (*around, *pushed), " ".join(words)
+        words, braces, parentheses, body, assigned = [], 0, 0, False, False
+        return done
+
     for line in lines:
-        if line.startswith("#") and not words:
-            yield tuple(around), line
-            continue
+        if line.startswith("#"):
+            if words and braces + parentheses == 0:
+                yield ended()
+            if not words:
+                yield (*around, *pushed), line
+                if "push" in line:
+                    pushed.append(line)
+                elif "pop" in line and pushed:
+                    pushed.pop()
+                continue
         for word in _TOKEN.findall(line):
             if word.isspace():
                 continue
-            if word == "{" and not braces and " ".join(words).startswith(_OPENS):
+            if body and word not in (",", "{", ";", "="):
+                yield ended()
+            body = False
+            if word == "{" and not braces and _OPENS.fullmatch(" ".join(words)):
+                yield (*around, *pushed), " ".join(words)
                 around.append(" ".join(words))
                 words = []
                 continue
             if word == "}" and not words and around:
                 around.pop()
                 continue
+            assigned |= word == "=" and braces + parentheses == 0 and words[-1:] != ["operator"]
             words.append(word)
             braces += (word == "{") - (word == "}")
             parentheses += (word == "(") - (word == ")")
-            if word in (";", "}") and braces <= 0 and parentheses <= 0:
-                yield tuple(around), " ".join(words)
-                words = []
-                braces = parentheses = 0
+            if braces > 0 or parentheses > 0:
+                continue
+            if word == ";":
+                yield ended()
+            elif word == "}":
+                head = words[: words.index("{")] if "{" in words else []
+                # A function's; what follows a member's initialiser, x{1}, is a comma or the body.
+                body = ")" in head and not assigned and not _TYPE.search(" ".join(head))
     if words:
-        yield tuple(around), " ".join(words)
+        yield ended()
 
 
 def first_foreign(some: Iterable[str], all_: Iterable[str]) -> str:
-    """The first declaration of ``some`` that ``all_`` does not have, in the same order; empty where it has them all."""
+    """The first declaration of ``some`` that ``all_`` does not have, in the same order; empty where it has them all.
+
+    That ``all_`` has more of them is not seen here: an overload, say, that calls in ``some`` would mean.
+    """
     left = declarations(all_)
     for namespaces, words in declarations(some):
         if not any(other == (namespaces, words) for other in left):
