@@ -62,6 +62,8 @@ PACKED = (
         ('extern "C" inline void f() {}', "inline void f() {}"),
         ("namespacex f() {}", "x f() {}"),
         ("namespace at {}", "int a;"),
+        ("constexpr int a =\n1;", "constexpr int a =\n#pragma one\n1;"),
+        ("constexpr int a =\n#pragma one\n1;\nint b;", "constexpr int a =\n#pragma one\n2;\nint b;"),
         ("auto f() { return [] { return 1; }; }", "auto f() { return [] { return 2; }; }"),
     ],
 )

@@ -32,16 +32,15 @@ def declarations(lines: Iterable[str]) -> Iterator[Declaration]:
         return done
 
     for line in lines:
-        if line.startswith("#"):
-            if words and braces + parentheses == 0:
-                yield ended()
-            if not words:
-                yield (*around, *pushed), line
-                if "push" in line:
-                    pushed.append(line)
-                elif "pop" in line and pushed:
-                    pushed.pop()
-                continue
+        if line.startswith("#") and body:
+            yield ended()
+        if line.startswith("#") and not words:
+            yield (*around, *pushed), line
+            if "push" in line:
+                pushed.append(line)
+            elif "pop" in line and pushed:
+                pushed.pop()
+            continue
         for word in _TOKEN.findall(line):
             if word.isspace():
                 continue
@@ -78,7 +77,8 @@ def first_foreign(some: Iterable[str], all_: Iterable[str]) -> str:
     That ``all_`` has more of them is not seen here: an overload, say, that calls in ``some`` would mean.
     """
     left = declarations(all_)
-    for namespaces, words in declarations(some):
-        if not any(other == (namespaces, words) for other in left):
-            return " ".join([*(f"{name} {{" for name in namespaces), words])
+    for declaration in declarations(some):
+        if declaration not in left:
+            around, words = declaration
+            return " ".join([*(f"{name} {{" for name in around), words])
     return ""

@@ -91,9 +91,9 @@ def differences(lean: Iterable[str], full: Iterable[str], *, stands_in: str) -> 
         # C's headers share types (pid_t): the first one included declares it, and that may have been left out.
         if name in all_ and _SYSTEM.match(name) and came <= moved_out + elsewhere and went <= moved_in:
             continue
-        if name.startswith(f"{stands_in}/") and (own := _own(name, all_, stands_in)):
-            if foreign := first_foreign(text, all_[own]):
-                found.append(f"{name} (a lean header) declares what {own} does not: {foreign[:120]}")
+        if name.startswith(f"{stands_in}/") and (behind := _behind(name, all_, stands_in)):
+            if foreign := first_foreign(text, all_[behind]):
+                found.append(f"{name} (a lean header) declares what {behind} does not: {foreign[:120]}")
             continue
         place = next((t for t, o in zip(text, other, strict=False) if t != o), "")
         what = f"reads otherwise: {place[:120]}" if name in all_ else "is not included by the full unit"
@@ -107,7 +107,7 @@ def differences(lean: Iterable[str], full: Iterable[str], *, stands_in: str) -> 
     return found
 
 
-def _own(name: str, files: Iterable[str], stands_in: str) -> str:
+def _behind(name: str, files: Iterable[str], stands_in: str) -> str:
     """The header that a lean one stands in front of; empty where the full unit includes none of that name."""
     ending = name.removeprefix(stands_in)
     return next((file for file in files if file.endswith(ending) and not file.startswith(stands_in)), "")
